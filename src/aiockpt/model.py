@@ -1,0 +1,69 @@
+"""Values that every room shares: byte ranges, object names, object facts. Frozen, slotted, no I/O.
+
+Ranges are half-open ``[start, end)`` everywhere; only the formatter of the Range header knows inclusive ends.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+SCHEME = "s3://"
+
+KiB = 1024
+MiB = 1024 * KiB
+GiB = 1024 * MiB
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ByteRange:
+    """Bytes ``[start, end)`` of an object."""
+
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.end:
+            raise ValueError(f"Invalid range: {self.start}-{self.end}")
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ObjectId:
+    """One object: a bucket and a key."""
+
+    bucket: str
+    key: str
+
+    @property
+    def uri(self) -> str:
+        """The ``s3://bucket/key`` form."""
+        return f"{SCHEME}{self.bucket}/{self.key}"
+
+    def __str__(self) -> str:
+        return self.uri
+
+    @classmethod
+    def parse(cls, uri: str | os.PathLike[str]) -> ObjectId:
+        """Split ``s3://bucket[/key]``; the key may be empty.
+
+        Raises:
+            ValueError: another scheme, or no bucket.
+        """
+        text = os.fspath(uri)
+        if not text.startswith(SCHEME):
+            raise ValueError(f"Only s3:// URIs are supported, got {text!r}")
+        bucket, _, key = text.removeprefix(SCHEME).partition("/")
+        if not bucket:
+            raise ValueError(f"Bucket name must be non-empty, got {text!r}")
+        return cls(bucket, key)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """Facts about a stored object: size in bytes, ETag as the server spells it (``""``: unknown)."""
+
+    size: int
+    etag: str = ""

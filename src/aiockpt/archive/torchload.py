@@ -1,0 +1,161 @@
+"""Reading DCP items without torch.load: predict where the payload lies, then prove it from the bytes around it.
+
+One job: place, form and CRC of an item's payload. An item in the form that torch 2.13 and this package write is recognised
+by comparing its head and tail with the ones that we would write; any other stored archive of one tensor (older torch,
+another archive name, no CRCs, Python's zipfile) is taken apart. What is not understood raises `Surprise`: the caller falls
+back to ``torch.load(weights_only=True)`` on the whole item.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+
+from aiockpt.archive.crc import Bytes, crc32
+from aiockpt.archive.frame import Frame, contiguous_frame, contiguous_stride
+from aiockpt.archive.surprise import StridedPayload, require, surprise
+from aiockpt.archive.tensor_pickle import picklable
+from aiockpt.archive.tensor_unpickle import TensorFacts, tensor_facts
+from aiockpt.archive.zip_directory import Ends, Entry, content_of, directory, end_of_data, local_at
+from aiockpt.errors import ChecksumMismatch
+
+_PAYLOAD_NAME = b"/data/0"
+_MAX_RECORDS_BEFORE_PAYLOAD = 64  # torch writes four
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where an item's payload starts, as its local headers say; to be proved by `confirm`."""
+
+    payload_offset: int
+
+
+def predict(length: int, dtype: torch.dtype, shape: Sequence[int]) -> int | None:
+    """The payload's offset in an item of *length* bytes, if it can be of the common form; None if it cannot."""
+    frame = _common_frame(dtype, shape)
+    return len(frame.head) if frame is not None and frame.item_nbytes == length else None
+
+
+def _common_frame(dtype: torch.dtype, shape: Sequence[int]) -> Frame | None:
+    return contiguous_frame(dtype, tuple(shape)) if picklable(dtype) else None
+
+
+def locate(head: bytes) -> Located:
+    """Find the payload by walking the local headers from an item's start.
+
+    Raises:
+        Surprise: it is no such archive, or its payload starts after *head*.
+    """
+    ends = Ends(head, b"", len(head))
+    offset = 0
+    for _ in range(_MAX_RECORDS_BEFORE_PAYLOAD):
+        local = local_at(ends, offset)
+        require(local.data_offset <= len(head), "the payload starts after the item's head")
+        if local.name.endswith(_PAYLOAD_NAME):
+            return Located(local.data_offset)
+        offset = end_of_data(head, local)
+    surprise("too many records before the payload")
+
+
+def confirm(
+    head: Bytes,
+    tail: Bytes,
+    *,
+    item_nbytes: int,
+    payload_offset: int,
+    payload_nbytes: int,
+    dtype: torch.dtype,
+    shape: Sequence[int],
+) -> int | None:
+    """Prove that an item's payload is where it was taken from, and is a row-major tensor of *dtype* and *shape*.
+
+    *head* are the item's bytes up to the payload, *tail* those after it. Nothing is said about the payload's bytes: compare
+    their CRC32 with the one returned.
+
+    Returns:
+        The CRC32 recorded for the payload; None if the writer recorded none.
+
+    Raises:
+        StridedPayload: all is proved but the order: the stored tensor has other strides.
+        Surprise: something is not as expected, or is not understood.
+    """
+    require(sys.byteorder == "little", "this host is not little-endian")
+    require(len(head) == payload_offset, "the head does not end where the payload starts")
+    require(payload_offset + payload_nbytes + len(tail) == item_nbytes, "head, payload and tail do not make the item")
+    require(payload_nbytes == prod(shape) * dtype.itemsize, "the payload is not as long as dtype and shape say")
+    head, tail = bytes(head), bytes(tail)
+    frame = _common_frame(dtype, shape)
+    if frame is not None and frame.head == head:
+        recorded = int.from_bytes(tail[4:8], "little")
+        if frame.tail(recorded) == tail:
+            return recorded
+    return _examine(Ends(head, tail, item_nbytes), payload_offset, payload_nbytes, dtype, tuple(shape))
+
+
+def _examine(
+    ends: Ends, payload_offset: int, payload_nbytes: int, dtype: torch.dtype, shape: tuple[int, ...]
+) -> int | None:
+    """`confirm` for items that are not of the common form."""
+    records = directory(ends)
+    archive_name, _, _ = next(iter(records), b"").partition(b"/")
+    pickle = _required(records, archive_name + b"/data.pkl")
+    byteorder = records.get(archive_name + b"/byteorder")
+    require(byteorder is None or content_of(ends, byteorder) == b"little", "the item is not little-endian")
+
+    facts = tensor_facts(content_of(ends, pickle))
+    require(facts.dtype == dtype and facts.shape == shape, "the stored tensor has another dtype or shape")
+    require(facts.offset == 0 and facts.payload_nbytes == payload_nbytes, "the stored tensor does not fill its storage")
+    require(facts.key == "0", "the stored tensor is in another record")
+
+    payload = _required(records, archive_name + _PAYLOAD_NAME)
+    local = local_at(ends, payload.offset)
+    require(local.name == payload.name, "the payload's two names differ")
+    require(local.data_offset == payload_offset, "the payload lies elsewhere")
+    require(payload.nbytes == payload_nbytes, "the payload has another length")
+    # A writer without CRCs leaves them all 0; data.pkl's is 0 by chance once in four thousand million items.
+    recorded = payload.crc if pickle.crc or payload.crc else None
+    _require_row_major(facts, recorded)
+    return recorded
+
+
+def _required(records: dict[bytes, Entry], name: bytes) -> Entry:
+    entry = records.get(name)
+    return entry if entry is not None else surprise("the item lacks a record that every tensor has")
+
+
+def _require_row_major(facts: TensorFacts, recorded: int | None) -> None:
+    expected = contiguous_stride(facts.shape)
+    strides = zip(facts.shape, facts.stride, expected, strict=True)
+    if 0 not in facts.shape and any(stride != usual for size, stride, usual in strides if size != 1):
+        raise StridedPayload("the stored tensor is not in row-major order", facts.stride, recorded)
+
+
+def payload_of(item: memoryview, dtype: torch.dtype, shape: Sequence[int]) -> memoryview:
+    """The payload of a whole item in memory, proved and checked: a view into *item*.
+
+    Raises:
+        ChecksumMismatch: the payload's bytes do not match the CRC32 recorded for them.
+        Surprise: as `confirm` and `locate`.
+    """
+    length = len(item)
+    start = predict(length, dtype, shape)
+    if start is None:
+        start = locate(bytes(item)).payload_offset
+    nbytes = prod(shape) * dtype.itemsize
+    payload = item[start : start + nbytes]
+    recorded = confirm(
+        item[:start],
+        item[start + nbytes :],
+        item_nbytes=length,
+        payload_offset=start,
+        payload_nbytes=nbytes,
+        dtype=dtype,
+        shape=shape,
+    )
+    if recorded is not None and crc32(payload) != recorded:
+        raise ChecksumMismatch(f"the payload's CRC32 is not the recorded {recorded:#010x}")
+    return payload

@@ -1,1 +1,1 @@
-"""Sans-I/O file layouts: what bytes surround a tensor's memory in torch.save archives and safetensors files."""
+"""Sans-I/O file layouts: the bytes around tensors' memory in torch.save archives and safetensors files."""

@@ -1,13 +1,15 @@
-"""The archive around one tensor's payload: every byte of a torch.save item but the tensor's own memory.
+r"""The archive around one tensor's payload: every byte of a torch.save item but the tensor's own memory.
 
-One job: from dtype, shape and strides to an item's head and tail, its geometry and its length, in microseconds, without a
-tensor. The records, in order: data.pkl, .format_version, .storage_alignment, byteorder, data/0 (the payload), version,
-.data/serialization_id; then the central directory. Where each lies follows from two numbers, the pickle's length and
-the payload's, so that heads and tails come from cached templates with numbers patched in.
+One job: from dtype, shape and strides to an item's head and tail, its geometry and its length, in
+microseconds, without a tensor. The records, in order: data.pkl, .format_version, .storage_alignment,
+byteorder, data/0 (the payload), version, .data/serialization_id; then the central directory. Where each lies
+follows from two numbers, the pickle's length and the payload's, so that heads and tails come from cached
+templates with numbers patched in.
 
-Invariant: ``head + payload + tail(crc32(payload))`` is what torch 2.13 writes with its CRC32 option on (the default),
-but for payloads that begin with ``PK\\x07\\x08``: torch's writer takes those for a data descriptor and mixes them into the
-serialization id, a best-effort fingerprint that no reader uses; ours is then another one.
+Invariant: ``head + payload + tail(crc32(payload))`` is what torch 2.13 writes with its CRC32 option on (the
+default), but for payloads that begin with ``PK\x07\x08``: torch's writer takes those for a data descriptor
+and mixes them into the serialization id, a best-effort fingerprint that no reader uses; ours is then another
+one.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from struct import Struct
 
 import torch
 
-from aiockpt.archive.crc import crc32
+from aiockpt.crc import crc32
 from aiockpt.archive.records import (
     ALIGNMENT,
     DESCRIPTOR,
@@ -35,7 +37,7 @@ from aiockpt.archive.records import (
 )
 from aiockpt.archive.tensor_pickle import tensor_pickle
 
-PICKLE, PAYLOAD, VERSION, ID = b"archive/data.pkl", b"archive/data/0", b"archive/version", b"archive/.data/serialization_id"
+_PICKLE, _PAYLOAD = b"archive/data.pkl", b"archive/data/0"
 _BEFORE_PAYLOAD = (
     (b"archive/.format_version", b"1"),
     (b"archive/.storage_alignment", b"64"),
@@ -45,11 +47,11 @@ _CRCS_BEFORE_PAYLOAD = tuple(crc32(content) for _, content in _BEFORE_PAYLOAD)
 _VERSION = b"3\n"
 _VERSION_CRC = crc32(_VERSION)
 
-# The first half of the serialization id: libstdc++'s hash over the set of record names, the same for every item.
+# The serialization id's first half: libstdc++'s hash over the set of record names, the same for every item.
 _NAMES_HASH = b"15728199511854643026"
 _ID_NBYTES = 40
 
-_PICKLE_HEADER = local_header(PICKLE, 1, 0)  # any length but 0: it is not in the header
+_PICKLE_HEADER = local_header(_PICKLE, 1, 0)  # any length but 0: it is not in the header
 
 # A payload of up to this many bytes leaves all offsets below 4 GiB: head and tail are far below 64 KiB.
 _NARROW_MAX_NBYTES = ZIP64_FROM - 64 * 1024
@@ -59,7 +61,7 @@ _MASK = (1 << 64) - 1
 
 
 def _serialization_id(pickle_crc: int, payload_crcs: tuple[int, ...]) -> bytes:
-    """A fingerprint of the record names, then of the CRCs in the descriptors (mixed as torch does, in 64 bits)."""
+    """A fingerprint of the record names, then of the descriptors' CRCs, mixed as torch does."""
     seed = 0
     for crc in (pickle_crc, *_CRCS_BEFORE_PAYLOAD, *payload_crcs, _VERSION_CRC):
         seed ^= (crc + 0x9E3779B9 + (seed << 6) + (seed >> 2)) & _MASK
@@ -84,10 +86,14 @@ class _Geometry:
         self._offsets = [0]
         for name, content in _BEFORE_PAYLOAD:
             self._offsets.append(cursor)
-            middle += local_header(name, len(content), cursor) + content + descriptor(crc32(content), len(content), cursor)
+            middle += (
+                local_header(name, len(content), cursor)
+                + content
+                + descriptor(crc32(content), len(content), cursor)
+            )
             cursor = start + len(middle)
         self._offsets.append(cursor)
-        self.middle = middle + local_header(PAYLOAD, payload_nbytes, cursor)
+        self.middle = middle + local_header(_PAYLOAD, payload_nbytes, cursor)
         self.payload_offset = start + len(self.middle)
 
     def tail_pieces(self, pickle_crc: int, payload_crc: int) -> Iterator[bytes]:
@@ -98,7 +104,7 @@ class _Geometry:
         cursor += len(piece)
 
         serialization_id = _serialization_id(pickle_crc, (payload_crc,) if self._payload_nbytes else ())
-        records = ((VERSION, _VERSION), (ID, serialization_id))
+        records = ((b"archive/version", _VERSION), (b"archive/.data/serialization_id", serialization_id))
         offsets = list(self._offsets)
         for name, content in records:
             offsets.append(cursor)
@@ -107,9 +113,9 @@ class _Geometry:
             yield (end := descriptor(crc32(content), len(content), cursor))
             cursor += len(header) + len(content) + len(end)
 
-        entries = [(PICKLE, pickle_crc, self._pickle_nbytes)]
+        entries = [(_PICKLE, pickle_crc, self._pickle_nbytes)]
         entries += [(name, crc32(content), len(content)) for name, content in _BEFORE_PAYLOAD]
-        entries += [(PAYLOAD, payload_crc, self._payload_nbytes)]
+        entries += [(_PAYLOAD, payload_crc, self._payload_nbytes)]
         entries += [(name, crc32(content), len(content)) for name, content in records]
         directory = [central_entry(*entry, offset) for entry, offset in zip(entries, offsets, strict=True)]
         yield from directory
@@ -118,7 +124,7 @@ class _Geometry:
 
 # The pieces of `_Geometry.tail_pieces` by position.
 _ID_PIECE, _ID_END_PIECE, _DIRECTORY_PIECE, _END_PIECE = 5, 6, 7, 14
-# Fields by position within their structure: a directory entry's CRC (sizes follow) and header offset, and so on.
+# Fields by position in their structure: a directory entry's CRC (sizes follow) and header offset, and so on.
 _ENTRY_CRC, _ENTRY_OFFSET, _DESCRIPTOR_CRC = 16, 42, 4
 _END64_DIRECTORY = END64.size - 8
 _LOCATOR_END64 = END64.size + 8
@@ -126,7 +132,7 @@ _END_DIRECTORY = END64.size + LOCATOR.size + 16
 
 
 class _NarrowTail:
-    """A template of tails, for one pickle length and all narrow payload lengths that are equal modulo the alignment."""
+    """A template of tails: for one pickle length, and all narrow payload lengths equal modulo the alignment."""
 
     __slots__ = ("_at", "_bytes", "_payload_offset")
 
@@ -210,14 +216,20 @@ class Frame:
 
 @lru_cache(maxsize=4096)
 def frame_of(
-    dtype: torch.dtype, shape: tuple[int, ...], stride: tuple[int, ...], payload_nbytes: int, requires_grad: bool
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    stride: tuple[int, ...],
+    payload_nbytes: int,
+    requires_grad: bool,
 ) -> Frame:
     """The frame of a tensor whose storage holds its *payload_nbytes* and nothing else.
 
     Raises:
         KeyError: a dtype that such items do not have.
     """
-    return Frame(tensor_pickle(dtype, shape, stride, payload_nbytes, requires_grad=requires_grad), payload_nbytes)
+    return Frame(
+        tensor_pickle(dtype, shape, stride, payload_nbytes, requires_grad=requires_grad), payload_nbytes
+    )
 
 
 @lru_cache(maxsize=4096)

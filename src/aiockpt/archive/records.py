@@ -1,10 +1,11 @@
-"""Zip records as torch's writer lays them out: stored, aligned, sizes after the data; pure functions from numbers to bytes.
+"""Zip records as torch's writer lays them out (stored, aligned, sizes after the data): from numbers to bytes.
 
-One job: the bytes of a local header, a data descriptor, a central directory entry and the end of the directory. It does
-not know which records a torch archive has. The dialect, read off torch 2.13's output and the zip specification
-(APPNOTE 6.3, sections 4.3 and 4.5):
+One job: the bytes of a local header, a data descriptor, a central directory entry and the end of the
+directory. It does not know which records a torch archive has. The dialect, read off torch 2.13's output and
+the zip specification (APPNOTE 6.3, sections 4.3 and 4.5):
 
-- a local header has flag bit 3: CRC and sizes are zero there and follow the data in a descriptor; a record without
+- a local header has flag bit 3: CRC and sizes are zero there and follow the data in a descriptor; a record
+without
   data has neither the flag nor a descriptor;
 - an extra field ``FB`` pads each header so that its data starts at a multiple of 64;
 - zip64 fields appear where a size or an offset reaches 0xFFFFFFFF, and then the descriptor has 64-bit sizes;
@@ -30,7 +31,7 @@ LOCAL = Struct("<4s5H3I2H")
 # signature, CRC, stored size, size: the sizes have 64 bits in the wide form
 DESCRIPTOR = Struct("<4s3I")
 DESCRIPTOR64 = Struct("<4sI2Q")
-# signature, made by, then as LOCAL, then comment length, disk, internal and external attributes, header offset
+# signature, made by, then as LOCAL, then comment length, disk, two attributes, header offset
 CENTRAL = Struct("<4s6H3I5H2I")
 # signature, size of the rest, made by, needed, two disks, two entry counts, directory size, directory offset
 END64 = Struct("<4sQ2H2I4Q")
@@ -67,7 +68,9 @@ def local_header(name: bytes, nbytes: int, offset: int) -> bytes:
     extra = _zip64_extra(nbytes, offset)
     padding = -(offset + LOCAL.size + len(name) + len(extra) + 4) % ALIGNMENT
     extra += b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
-    return LOCAL.pack(LOCAL_SIGNATURE, 0, _flags(nbytes), 0, 0, 0, 0, 0, 0, len(name), len(extra)) + name + extra
+    return (
+        LOCAL.pack(LOCAL_SIGNATURE, 0, _flags(nbytes), 0, 0, 0, 0, 0, 0, len(name), len(extra)) + name + extra
+    )
 
 
 def descriptor(crc: int, nbytes: int, offset: int) -> bytes:

@@ -1,8 +1,9 @@
 """The safetensors file layout: its JSON header from and to tensor entries.
 
-One job: the header's bytes. A file is an 8-byte little-endian length, that many bytes of JSON padded with spaces to a
-multiple of 8, then the tensors' bytes without gaps. It knows nothing of files or tensors' memory. Written headers are those
-of the safetensors package (0.8), but for the order of metadata: that package's is random, ours is the mapping's.
+One job: the header's bytes. A file is an 8-byte little-endian length, that many bytes of JSON padded with
+spaces to a multiple of 8, then the tensors' bytes without gaps. It knows nothing of files or tensors' memory.
+Written headers are those of the safetensors package (0.8), but for the order of metadata: that package's is
+random, ours is the mapping's.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ MAX_HEADER_NBYTES = 100_000_000  # the package's own cap
 _METADATA = "__metadata__"
 _FLOAT4 = "F4"  # two numbers a byte: torch counts the pairs, safetensors the numbers
 
-# In the order of the package's own enumeration, which is the order of tensors in a file: the last ones come first.
+# In the order of the package's own enumeration; tensors of the later ones come first in a file.
 # fmt: off
 _NAMES = (
     ("BOOL", "bool"), (_FLOAT4, "float4_e2m1fn_x2"), ("U8", "uint8"), ("I8", "int8"),
@@ -53,7 +54,7 @@ class StoredTensor:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A file's header: where its data starts in the file, its tensors in the order of their bytes, its metadata."""
+    """A file's header: where in the file its data starts, its tensors in the order of their bytes, metadata."""
 
     data_offset: int
     tensors: tuple[StoredTensor, ...]
@@ -66,15 +67,16 @@ class Header:
 
 
 def file_order(entries: Iterable[Entry]) -> list[Entry]:
-    """The entries in the order in which their tensors' bytes follow the header: larger dtypes first, then by name."""
+    """The entries in the order of their tensors' bytes in the file: larger dtypes first, then by name."""
     return sorted(entries, key=lambda entry: (-_RANKS[entry[1]], entry[0]))
 
 
 def build_header(entries: Sequence[Entry], metadata: Mapping[str, str] | None) -> bytes:
-    """Length and header of a file with these row-major tensors, to be followed by their bytes in `file_order`.
+    """A file's first bytes, up to the bytes of these row-major tensors in `file_order`.
 
     Raises:
-        ValueError: a dtype that the format lacks, a name used twice or reserved, or a header above the format's cap.
+        ValueError: a dtype that the format lacks, a name used twice or reserved, or a header above the
+        format's cap.
     """
     unknown = {str(dtype) for _, dtype, _ in entries if dtype not in DTYPE_NAMES}
     if unknown:
@@ -87,7 +89,11 @@ def build_header(entries: Sequence[Entry], metadata: Mapping[str, str] | None) -
     end = 0
     for name, dtype, shape in file_order(entries):
         start, end = end, end + prod(shape) * dtype.itemsize
-        content[name] = {"dtype": DTYPE_NAMES[dtype], "shape": _stored_shape(dtype, shape), "data_offsets": [start, end]}
+        content[name] = {
+            "dtype": DTYPE_NAMES[dtype],
+            "shape": _stored_shape(dtype, shape),
+            "data_offsets": [start, end],
+        }
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER_NBYTES:
@@ -119,15 +125,21 @@ def parse_header(prefix: bytes) -> Header:
     """The header in a file's first bytes; bytes after it are ignored.
 
     Raises:
-        Surprise: it is cut short, or breaks one of the format's rules: names are unique, the tensors' bytes follow one
+        Surprise: it is cut short, or breaks one of the format's rules: names are unique, the tensors' bytes
+        follow one
             another from 0 without gap or overlap, and their lengths are those that dtype and shape say.
     """
     end = data_offset(prefix)
     require(len(prefix) >= end, "the header is cut short")
     content = _strict_json(prefix[LENGTH_NBYTES:end])
     metadata = content.pop(_METADATA, {})
-    require(type(metadata) is dict and all(type(v) is str for v in metadata.values()), "the metadata are not strings")
-    tensors = sorted((_stored_tensor(*item) for item in content.items()), key=lambda tensor: (tensor.start, tensor.end))
+    require(
+        type(metadata) is dict and all(type(v) is str for v in metadata.values()),
+        "the metadata are not strings",
+    )
+    tensors = sorted(
+        (_stored_tensor(*item) for item in content.items()), key=lambda tensor: (tensor.start, tensor.end)
+    )
     filled = 0
     for tensor in tensors:
         require(tensor.start == filled, "the tensors' bytes leave a gap or overlap")
@@ -152,16 +164,23 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _stored_tensor(name: str, facts: Any) -> StoredTensor:
-    require(type(facts) is dict and facts.keys() == {"dtype", "shape", "data_offsets"}, "an entry lacks facts, or has others")
+    require(
+        type(facts) is dict and facts.keys() == {"dtype", "shape", "data_offsets"},
+        "an entry lacks facts, or has others",
+    )
     shape, offsets, dtype_name = facts["shape"], facts["data_offsets"], facts["dtype"]
-    require(_is_counts(shape) and _is_counts(offsets) and len(offsets) == 2, "an entry's numbers make no sense")
+    require(
+        _is_counts(shape) and _is_counts(offsets) and len(offsets) == 2, "an entry's numbers make no sense"
+    )
     require(type(dtype_name) is str and dtype_name in DTYPES, "an entry has a dtype that torch lacks")
     dtype = DTYPES[dtype_name]
     if dtype_name == _FLOAT4:
         require(shape and shape[-1] % 2 == 0, "an entry ends within a byte")
         shape = [*shape[:-1], shape[-1] // 2]
     start, end = offsets
-    require(end - start == prod(shape) * dtype.itemsize, "an entry's length is not what its dtype and shape say")
+    require(
+        end - start == prod(shape) * dtype.itemsize, "an entry's length is not what its dtype and shape say"
+    )
     return StoredTensor(name, dtype, tuple(shape), start, end)
 
 

@@ -1,16 +1,17 @@
 """How this room says "not what I know": the caller then takes the buffered, slower, always right path.
 
-A `Surprise` is no verdict on the bytes: they may be corrupt, or merely of a kind that this room does not read.
+A `Surprise` is no verdict on the bytes: they may be corrupt, or merely of a kind that this room does not
+read.
 """
 
 from __future__ import annotations
 
-from typing import Any, Never
+from typing import Any
 
 from aiockpt.errors import AiockptError
 
 
-class Surprise(AiockptError):
+class Surprise(AiockptError):  # noqa: N818  # not an error yet: the caller has another way
     """Bytes that are not of a layout that this room reads; nothing was concluded from them."""
 
 
@@ -31,9 +32,4 @@ class StridedPayload(Surprise):
 def require(condition: Any, what: str) -> None:
     """Raise `Surprise` with *what* unless *condition* holds; *what* never quotes untrusted bytes."""
     if not condition:
-        surprise(what)
-
-
-def surprise(what: str) -> Never:
-    """Raise `Surprise`."""
-    raise Surprise(what)
+        raise Surprise(what)

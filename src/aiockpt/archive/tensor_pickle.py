@@ -1,8 +1,9 @@
 """The pickle that torch.save writes for one CPU tensor (its ``data.pkl``): from facts to bytes.
 
-One job: the bytes. Reading them back is `tensor_unpickle`'s. The pickle is of protocol 2; what varies with the tensor
-are its dtype, its numbers and, since empty tuples are not memoised, the memo slots after them. Dtypes that had a storage
-class of their own in old torch use ``_rebuild_tensor_v2``; the newer ones ``_rebuild_tensor_v3``, which names the dtype.
+One job: the bytes. Reading them back is `tensor_unpickle`'s. The pickle is of protocol 2; what varies with
+the tensor are its dtype, its numbers and, since empty tuples are not memoised, the memo slots after them.
+Dtypes that had a storage class of their own in old torch use ``_rebuild_tensor_v2``; the newer ones
+``_rebuild_tensor_v3``, which names the dtype.
 """
 
 from __future__ import annotations
@@ -49,14 +50,16 @@ _HOOKS = b"ccollections\nOrderedDict\nq%c)Rq%c"
 _TUPLE_ENDS = {1: b"\x85q", 2: b"\x86q", 3: b"\x87q"}
 
 
-def _opening_and_closings(dtype: torch.dtype) -> tuple[bytes, bytes, bytes]:
+def _opening_and_closings(dtype: torch.dtype) -> tuple[bytes, ...]:
     """What comes before the numbers; what comes after them for 0-d tensors; and for all others."""
     if dtype in STORAGE_NAMES:
         opening = _STORAGE % (2, b"torch\n" + STORAGE_NAMES[dtype].encode())
         return opening, *(_HOOKS % (n, n + 1) + b"tq%cRq%c." % (n + 2, n + 3) for n in (6, 8))
     opening = _STORAGE % (3, b"torch.storage\nUntypedStorage")
     name = str(dtype).removeprefix("torch.").encode()
-    closing = (_HOOKS % (n, n + 1) + b"ctorch\n%b\nq%ctq%cRq%c." % (name, n + 2, n + 3, n + 4) for n in (6, 8))
+    closing = (
+        _HOOKS % (n, n + 1) + b"ctorch\n%b\nq%ctq%cRq%c." % (name, n + 2, n + 3, n + 4) for n in (6, 8)
+    )
     return opening, *closing
 
 
@@ -88,7 +91,12 @@ def _tuple(values: Sequence[int], memo: bytes) -> bytes:
 
 
 def tensor_pickle(
-    dtype: torch.dtype, shape: Sequence[int], stride: Sequence[int], payload_nbytes: int, *, requires_grad: bool
+    dtype: torch.dtype,
+    shape: Sequence[int],
+    stride: Sequence[int],
+    payload_nbytes: int,
+    *,
+    requires_grad: bool,
 ) -> bytes:
     """The pickle of a tensor whose storage holds its *payload_nbytes* and nothing else.
 

@@ -1,13 +1,14 @@
-"""Reading the pickle of one tensor without running it: a stack machine that knows a dozen opcodes and four names.
+"""Reading the pickle of one tensor without running it: a stack machine with 21 opcodes and four names.
 
-One job: the facts in a ``data.pkl``. It exists because Python's unpickler, even with every global refused, can be made to
-allocate without bound by a few bytes (a large memo index), and because here nothing is ever called: a name that is not one
-of the four is refused, and the four only move facts about. Time and memory are linear in the pickle's length.
+One job: the facts in a ``data.pkl``. It exists because Python's unpickler, even with every global refused,
+can be made to allocate without bound by a few bytes (a large memo index), and because here nothing is ever
+called: a name that is not one of the four is refused, and the four only move facts about. Time and memory are
+linear in the pickle's length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ from aiockpt.archive.tensor_pickle import NAMED_DTYPES, STORAGE_NAMES
 
 @dataclass(frozen=True, slots=True)
 class TensorFacts:
-    """What a pickle says of its tensor; numbers of elements but for *payload_nbytes*, the length of its storage."""
+    """What a pickle says of its tensor: in elements, but for the storage's length, which is in bytes."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -70,7 +71,7 @@ def tensor_facts(pickle: bytes) -> TensorFacts:
 
 @dataclass(slots=True)
 class _Machine:
-    """The pickle's stack, marks and memo. Values are ints, bools, strings, tuples and this module's classes."""
+    """The pickle's stack, marks and memo; values are ints, bools, strings, tuples and this module's classes."""
 
     pickle: bytes
     at: int = 0
@@ -84,7 +85,10 @@ class _Machine:
             require(step, "the pickle has an opcode that no tensor needs")
             assert step is not None
             step(self)
-        require(self.at == len(self.pickle) and len(self.stack) == 1 and not self.marks, "the pickle goes on after its end")
+        require(
+            self.at == len(self.pickle) and len(self.stack) == 1 and not self.marks,
+            "the pickle goes on after its end",
+        )
         return self.stack.pop()
 
     def take(self, nbytes: int) -> bytes:
@@ -118,7 +122,9 @@ class _Machine:
 
     def reduce(self) -> None:
         arguments, name = self.stack.pop(), self.stack.pop()
-        require(type(arguments) is tuple and type(name) is _Name, "the pickle calls what is not a name")
+        require(
+            isinstance(arguments, tuple) and isinstance(name, _Name), "the pickle calls what is not a name"
+        )
         self.push(_CALLS[name.text](*_padded(arguments)))
 
 
@@ -138,9 +144,12 @@ def _name(machine: _Machine) -> None:
 
 def _storage(machine: _Machine) -> None:
     kind, storage_type, key, location, units = machine.stack.pop()
-    require(type(kind) is str and kind == "storage", "the pickle refers to what is not a storage")
-    require(type(location) is str and location == "cpu", "the stored tensor was not a CPU tensor")
-    require(type(storage_type) is _Name and type(key) is str and _is_count(units), "the storage makes no sense")
+    require(isinstance(kind, str) and kind == "storage", "the pickle refers to what is not a storage")
+    require(isinstance(location, str) and location == "cpu", "the stored tensor was not a CPU tensor")
+    require(
+        isinstance(storage_type, _Name) and isinstance(key, str) and _is_count(units),
+        "the storage makes no sense",
+    )
     machine.push(_Storage(_STORAGES[storage_type.text], key, units))
 
 
@@ -176,46 +185,55 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_counts(value: Any) -> bool:
-    return type(value) is tuple and all(map(_is_count, value))
+    return isinstance(value, tuple) and all(map(_is_count, value))
 
 
-def _hooks(*arguments: Any) -> _NoHooks:
-    require(all(argument is None for argument in arguments), "the tensor has hooks")
+def _ordered_dict(*arguments: Any) -> _NoHooks:
+    _require_none(arguments, "the tensor has hooks")
     return _NoHooks()
 
 
 def _parameter(data: Any, grad: Any, hooks: Any, *rest: Any) -> TensorFacts:
-    require(type(data) is TensorFacts and type(grad) is bool and type(hooks) is _NoHooks, "the parameter makes no sense")
-    _hooks(*rest)
+    require(isinstance(data, TensorFacts), "the parameter has no tensor")
+    _require_plain(grad, hooks, rest)
     facts: TensorFacts = data
     return facts
 
 
 def _tensor_v2(storage: Any, *arguments: Any) -> TensorFacts:
-    require(type(storage) is _Storage and storage.dtype is not None, "the tensor has no typed storage")
-    return _facts(storage, storage.dtype, storage.units * storage.dtype.itemsize, *arguments)
+    require(isinstance(storage, _Storage) and storage.dtype is not None, "the tensor has no typed storage")
+    return _facts(storage, storage.dtype, storage.units * storage.dtype.itemsize, arguments)
 
 
 def _tensor_v3(storage: Any, *arguments: Any) -> TensorFacts:
     *common, dtype, metadata = arguments
-    require(type(storage) is _Storage and storage.dtype is None and type(dtype) is _Name, "the tensor has no dtype")
-    return _facts(storage, _DTYPES[dtype.text], storage.units, *common, metadata)
+    require(isinstance(storage, _Storage) and storage.dtype is None, "the tensor has no untyped storage")
+    require(isinstance(dtype, _Name), "the tensor has no dtype")
+    return _facts(storage, _DTYPES[dtype.text], storage.units, (*common, metadata))
 
 
 def _facts(
-    storage: _Storage, dtype: torch.dtype, payload_nbytes: int, offset: Any, shape: Any, stride: Any, grad: Any, hooks: Any,
-    *metadata: Any,
-) -> TensorFacts:  # fmt: skip
-    require(_is_count(offset) and _is_counts(shape) and _is_counts(stride), "the tensor's numbers make no sense")
+    storage: _Storage, dtype: torch.dtype, payload_nbytes: int, arguments: tuple[Any, ...]
+) -> TensorFacts:
+    offset, shape, stride, grad, hooks, *metadata = arguments
+    _require_plain(grad, hooks, metadata)
+    require(_is_count(offset) and _is_counts(shape) and _is_counts(stride), "the numbers make no sense")
     require(len(shape) == len(stride), "the tensor has not as many strides as dimensions")
-    require(type(grad) is bool and type(hooks) is _NoHooks, "the tensor's gradient or hooks make no sense")
-    require(all(value is None for value in metadata), "the tensor has metadata, such as a conjugate bit")
     return TensorFacts(dtype, shape, stride, offset, storage.key, payload_nbytes)
+
+
+def _require_plain(grad: Any, hooks: Any, metadata: Iterable[Any]) -> None:
+    require(isinstance(grad, bool) and isinstance(hooks, _NoHooks), "the gradient or hooks make no sense")
+    _require_none(metadata, "the tensor has metadata, such as a conjugate bit")
+
+
+def _require_none(values: Iterable[Any], what: str) -> None:
+    require(all(value is None for value in values), what)
 
 
 _CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils _rebuild_tensor_v2": _tensor_v2,
     "torch._utils _rebuild_tensor_v3": _tensor_v3,
     "torch._utils _rebuild_parameter": _parameter,
-    "collections OrderedDict": _hooks,
+    "collections OrderedDict": _ordered_dict,
 }

@@ -1,9 +1,9 @@
-"""Reading DCP items without torch.load: predict where the payload lies, then prove it from the bytes around it.
+"""Reading DCP items without torch.load: predict where the payload lies, prove it by the bytes around it.
 
-One job: place, form and CRC of an item's payload. An item in the form that torch 2.13 and this package write is recognised
-by comparing its head and tail with the ones that we would write; any other stored archive of one tensor (older torch,
-another archive name, no CRCs, Python's zipfile) is taken apart. What is not understood raises `Surprise`: the caller falls
-back to ``torch.load(weights_only=True)`` on the whole item.
+One job: place, form and CRC of an item's payload. An item in the form that torch 2.13 and this package write
+is recognised by comparing its head and tail with the ones that we would write; any other stored archive of
+one tensor (older torch, another archive name, no CRCs, Python's zipfile) is taken apart. What is not
+understood raises `Surprise`: the caller falls back to ``torch.load(weights_only=True)`` on the whole item.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from math import prod
 
 import torch
 
-from aiockpt.archive.crc import Bytes, crc32
+from aiockpt.crc import Bytes, crc32
 from aiockpt.archive.frame import Frame, contiguous_frame, contiguous_stride
-from aiockpt.archive.surprise import StridedPayload, require, surprise
+from aiockpt.archive.surprise import StridedPayload, Surprise, require
 from aiockpt.archive.tensor_pickle import picklable
 from aiockpt.archive.tensor_unpickle import TensorFacts, tensor_facts
 from aiockpt.archive.zip_directory import Ends, Entry, content_of, directory, end_of_data, local_at
@@ -35,7 +35,7 @@ class Located:
 
 
 def predict(length: int, dtype: torch.dtype, shape: Sequence[int]) -> int | None:
-    """The payload's offset in an item of *length* bytes, if it can be of the common form; None if it cannot."""
+    """The payload's offset in an item of *length* bytes, if that is the common form's length; else None."""
     frame = _common_frame(dtype, shape)
     return len(frame.head) if frame is not None and frame.item_nbytes == length else None
 
@@ -58,7 +58,7 @@ def locate(head: bytes) -> Located:
         if local.name.endswith(_PAYLOAD_NAME):
             return Located(local.data_offset)
         offset = end_of_data(head, local)
-    surprise("too many records before the payload")
+    raise Surprise("too many records before the payload")
 
 
 def confirm(
@@ -71,10 +71,10 @@ def confirm(
     dtype: torch.dtype,
     shape: Sequence[int],
 ) -> int | None:
-    """Prove that an item's payload is where it was taken from, and is a row-major tensor of *dtype* and *shape*.
+    """Prove that an item's payload was taken from its place and is a row-major tensor of this dtype and shape.
 
-    *head* are the item's bytes up to the payload, *tail* those after it. Nothing is said about the payload's bytes: compare
-    their CRC32 with the one returned.
+    *head* are the item's bytes up to the payload, *tail* those after it. Nothing is said about the payload's
+    bytes: compare their CRC32 with the one returned.
 
     Returns:
         The CRC32 recorded for the payload; None if the writer recorded none.
@@ -85,12 +85,17 @@ def confirm(
     """
     require(sys.byteorder == "little", "this host is not little-endian")
     require(len(head) == payload_offset, "the head does not end where the payload starts")
-    require(payload_offset + payload_nbytes + len(tail) == item_nbytes, "head, payload and tail do not make the item")
-    require(payload_nbytes == prod(shape) * dtype.itemsize, "the payload is not as long as dtype and shape say")
+    require(
+        payload_offset + payload_nbytes + len(tail) == item_nbytes,
+        "head, payload and tail do not make the item",
+    )
+    require(
+        payload_nbytes == prod(shape) * dtype.itemsize, "the payload is not as long as dtype and shape say"
+    )
     head, tail = bytes(head), bytes(tail)
     frame = _common_frame(dtype, shape)
     if frame is not None and frame.head == head:
-        recorded = int.from_bytes(tail[4:8], "little")
+        recorded = int.from_bytes(tail[4:8], "little") if payload_nbytes else 0
         if frame.tail(recorded) == tail:
             return recorded
     return _examine(Ends(head, tail, item_nbytes), payload_offset, payload_nbytes, dtype, tuple(shape))
@@ -108,7 +113,10 @@ def _examine(
 
     facts = tensor_facts(content_of(ends, pickle))
     require(facts.dtype == dtype and facts.shape == shape, "the stored tensor has another dtype or shape")
-    require(facts.offset == 0 and facts.payload_nbytes == payload_nbytes, "the stored tensor does not fill its storage")
+    require(
+        facts.offset == 0 and facts.payload_nbytes == payload_nbytes,
+        "the stored tensor does not fill its storage",
+    )
     require(facts.key == "0", "the stored tensor is in another record")
 
     payload = _required(records, archive_name + _PAYLOAD_NAME)
@@ -123,8 +131,8 @@ def _examine(
 
 
 def _required(records: dict[bytes, Entry], name: bytes) -> Entry:
-    entry = records.get(name)
-    return entry if entry is not None else surprise("the item lacks a record that every tensor has")
+    require(name in records, "the item lacks a record that every tensor has")
+    return records[name]
 
 
 def _require_row_major(facts: TensorFacts, recorded: int | None) -> None:

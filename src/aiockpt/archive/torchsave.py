@@ -1,8 +1,9 @@
 """Writing DCP items without torch.save: head, the tensor's own memory, tail.
 
-One job: which tensors can be written so, and their frames. A frame's form depends on the dtype and the number of
-dimensions; before a form is first used in a process it is compared with what the installed torch writes. Where that
-differs (another torch, another storage alignment), frames are cut from torch's own output instead: slower, as right.
+One job: which tensors can be written so, and their frames. A frame's form depends on the dtype and the number
+of dimensions; before a form is first used in a process it is compared with what the installed torch writes.
+Where that differs (another torch, another storage alignment), frames are cut from torch's own output instead:
+slower, as right.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import ctypes
 import io
 from collections.abc import Sequence
 from functools import cache
-from typing import Protocol
+from typing import IO, Protocol, cast
 
 import torch
 from torch.serialization import get_crc32_options, set_crc32_options
 
-from aiockpt.archive.crc import Bytes, crc32
+from aiockpt.crc import Bytes, crc32
 from aiockpt.archive.frame import contiguous_frame, frame_of
 from aiockpt.archive.tensor_pickle import picklable
 from aiockpt.archive.torchload import locate
@@ -29,7 +30,7 @@ _memory_at.restype = ctypes.py_object
 
 
 class Framed(Protocol):
-    """What surrounds a payload: *head*, then ``payload_nbytes`` of the tensor's memory, then ``tail(its CRC32)``."""
+    """What surrounds a payload: an item is the head, the payload, and the tail for the payload's CRC32."""
 
     @property
     def head(self) -> bytes:
@@ -50,8 +51,8 @@ class Framed(Protocol):
 def framable(tensor: torch.Tensor) -> bool:
     """Whether an item of this tensor is a frame around its memory: a plain CPU tensor that fills its storage.
 
-    All others (views of larger storages, subclasses, quantised, sparse, conjugated, with Python attributes …) go
-    through torch.save into a buffer.
+    All others (views of larger storages, subclasses, quantised, sparse, conjugated, with Python attributes …)
+    go through torch.save into a buffer.
     """
     return (
         type(tensor) is torch.Tensor
@@ -88,8 +89,8 @@ def item_nbytes(dtype: torch.dtype, shape: Sequence[int]) -> int:
 def storage_view(tensor: torch.Tensor) -> memoryview:
     """The bytes of a dense CPU tensor's elements, writable, in the order in which they lie in memory.
 
-    The view borrows: the caller keeps the tensor alive, and its storage unresized, for as long as the view or anything
-    made from it lives. Writing through it is not seen by autograd's version counter.
+    The view borrows: the caller keeps the tensor alive, and its storage unresized, for as long as the view or
+    anything made from it lives. Writing through it is not seen by autograd's version counter.
 
     Raises:
         ValueError: the elements are not dense in memory, or not in host memory.
@@ -106,7 +107,7 @@ def storage_view(tensor: torch.Tensor) -> memoryview:
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:
-    """Whether the elements, in some order of the dimensions, fill a block of memory without gap or overlap."""
+    """Whether the elements fill a block of memory without gap or overlap, in some order of dimensions."""
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size == 0:
@@ -129,7 +130,7 @@ class CapturedFrame:
     def __init__(self, tensor: torch.Tensor) -> None:
         self.payload_nbytes = tensor.nbytes
         writes = _Writes(leave_out=tensor.nbytes)
-        torch.save(tensor, writes)
+        torch.save(tensor, cast("IO[bytes]", writes))
         self.head, self._tail = writes.around_payload()
         self.item_nbytes = len(self.head) + self.payload_nbytes + len(self._tail)
 
@@ -169,7 +170,8 @@ class _Writes:
 def _form_agrees_with_torch(dtype: torch.dtype, ndim: int) -> bool:
     """Whether the installed torch writes such a tensor as we do, tried once on a small one.
 
-    torch's CRC option is a setting that others see too: it is touched only where somebody has switched it off.
+    torch's CRC option is a setting that others see too: it is touched only where somebody has switched it
+    off.
     """
     shape = (3, *[1] * (ndim - 1)) if ndim else ()
     nbytes = (3 if ndim else 1) * dtype.itemsize

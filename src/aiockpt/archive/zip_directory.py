@@ -1,7 +1,7 @@
-"""Reading zip structures out of an item whose payload is not at hand: bounds-checked, linear time, no copies of size.
+"""Reading zip structures out of an item without its payload: bounds-checked, in linear time.
 
-One job: which records an item has and where they lie, from its first and last bytes. It knows nothing about tensors. Every
-number comes from untrusted bytes; what does not fit raises `Surprise`.
+One job: which records an item has and where they lie, from its first and last bytes. It knows nothing about
+tensors. Every number comes from untrusted bytes; what does not fit raises `Surprise`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from aiockpt.archive.crc import crc32
+from aiockpt.crc import crc32
 from aiockpt.archive.records import (
     CENTRAL,
     CENTRAL_SIGNATURE,
@@ -28,14 +28,14 @@ from aiockpt.archive.records import (
     ZIP64_EXTRA,
     ZIP64_FROM,
 )
-from aiockpt.archive.surprise import require, surprise
+from aiockpt.archive.surprise import Surprise, require
 
 _ENCRYPTED = 0x0001
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A stored record as the directory describes it; *offset* is its local header's, *crc* 0 when none was recorded."""
+    """A record as the directory has it: *offset* is its local header's, *crc* is 0 when none was recorded."""
 
     name: bytes
     crc: int
@@ -45,7 +45,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """A local header: the record's name, where its data starts, its length (None: only the descriptor knows)."""
+    """A local header: the record's name, its data's start and length (None: only the descriptor knows)."""
 
     name: bytes
     data_offset: int
@@ -54,7 +54,7 @@ class Local:
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """The two ends of an item of *nbytes*: *head* at its start, *tail* at its end; between them nothing is known."""
+    """The first and the last bytes of an item of *nbytes*; those between are not at hand."""
 
     head: bytes
     tail: bytes
@@ -77,7 +77,9 @@ def _unpack(form: struct.Struct, ends: Ends, offset: int, signature: bytes) -> t
 
 def local_at(ends: Ends, offset: int) -> Local:
     """The local header at *offset*."""
-    _, flags, method, _, _, _, stored, size, name_nbytes, extra_nbytes = _unpack(LOCAL, ends, offset, LOCAL_SIGNATURE)
+    _, flags, method, _, _, _, stored, size, name_nbytes, extra_nbytes = _unpack(
+        LOCAL, ends, offset, LOCAL_SIGNATURE
+    )
     require(method == 0 and not flags & _ENCRYPTED, "a record is compressed or encrypted")
     name = ends.slice(offset + LOCAL.size, name_nbytes)
     known = not flags & DESCRIPTOR_FOLLOWS and stored == size < ZIP64_FROM
@@ -89,14 +91,15 @@ def end_of_data(head: bytes, local: Local) -> int:
     start = local.data_offset
     if local.nbytes is not None:
         return start + local.nbytes
-    at = start - 1
-    while (at := head.find(DESCRIPTOR_SIGNATURE, at + 1 if at >= start else start)) >= 0:
+    at = head.find(DESCRIPTOR_SIGNATURE, start)
+    while at >= 0:
         for form in (DESCRIPTOR, DESCRIPTOR64):
             end = at + form.size
             sizes = form.unpack(head[at:end])[2:] if end <= len(head) else ()
             if sizes == (at - start, at - start) and head.startswith(LOCAL_SIGNATURE, end):
                 return end
-    surprise("a record's end is not in the item's head")
+        at = head.find(DESCRIPTOR_SIGNATURE, at + 1)
+    raise Surprise("a record's end is not in the item's head")
 
 
 def directory(ends: Ends) -> dict[bytes, Entry]:
@@ -108,7 +111,9 @@ def directory(ends: Ends) -> dict[bytes, Entry]:
         entry, cursor = _entry_at(ends, cursor)
         require(entry.name not in found, "two records have the same name")
         found[entry.name] = entry
-    require(cursor == end and len(found) == entries, "the directory's length is not what the archive's end says")
+    require(
+        cursor == end and len(found) == entries, "the directory's length is not what the archive's end says"
+    )
     return found
 
 
@@ -160,7 +165,7 @@ def _zip64_numbers(extra: bytes, count: int) -> tuple[int, ...]:
         if kind == ZIP64_EXTRA and nbytes >= 8 * count and at + 8 * count <= len(extra):
             return struct.unpack_from(f"<{count}Q", extra, at)
         at += nbytes
-    surprise("a large record lacks its zip64 field")
+    raise Surprise("a large record lacks its zip64 field")
 
 
 def content_of(ends: Ends, entry: Entry) -> bytes:

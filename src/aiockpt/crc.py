@@ -1,7 +1,7 @@
 """CRC32 (the zip and S3 one, polynomial 0x04C11DB7 reflected) at memory speed.
 
-zlib-ng's `crc32` does 24 GB/s where the standard library's does 4 (one core, AVX-512); it releases the GIL on large
-buffers, so that callers may run it on a worker thread.
+zlib-ng's `crc32` does 24 GB/s where the standard library's does 4 (one core, AVX-512); it releases the GIL on
+large buffers, so that callers may run it on a worker thread.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ exceptions across ranks), and no message here ever holds a credential, a signed 
     AiockptError
     ├ ConfigError (ValueError)          a setting that cannot work
     ├ ClosedError                       used after close
+    ├ WrongThreadError (RuntimeError)   a blocking call from the thread that would have to serve it
     ├ MetadataError                     a checkpoint's .metadata that is refused or makes no sense
     ├ TargetMismatch (ValueError)       the tensor to fill does not fit what is stored
     ├ ProtocolError
@@ -65,6 +66,10 @@ class ConfigError(AiockptError, ValueError):
 
 class ClosedError(AiockptError):
     """An engine, stream or bridge was used after it was closed."""
+
+
+class WrongThreadError(AiockptError, RuntimeError):
+    """A blocking call from the loop thread itself, which would wait for itself for ever."""
 
 
 class MetadataError(AiockptError):

@@ -1,0 +1,144 @@
+"""Settings: one frozen dataclass, and the only place that reads the process environment.
+
+Credentials, profiles and endpoints that botocore understands are left to botocore; this room reads only what the bulk
+path must know before botocore is built (a custom endpoint, a proxy).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from aiockpt.errors import ConfigError
+from aiockpt.model import GiB, KiB, MiB
+
+ChecksumPolicy = Literal["crc32", "off"]
+AddressingStyle = Literal["auto", "path", "virtual"]
+
+#: S3's own limits of a part: "Amazon S3 multipart upload limits", S3 User Guide.
+MIN_PART_BYTES = 5 * MiB
+MAX_PART_BYTES = 5 * GiB
+
+#: What may stand in ``extra_args``: the arguments of botocore's put_object and create_multipart_upload that say how
+#: an object is stored. Integrity and naming are aiockpt's own and cannot be overridden here.
+EXTRA_ARGS = frozenset({
+    "ACL", "BucketKeyEnabled", "CacheControl", "ContentType", "ExpectedBucketOwner", "Metadata",
+    "ServerSideEncryption", "SSECustomerAlgorithm", "SSECustomerKey", "SSECustomerKeyMD5", "SSEKMSEncryptionContext",
+    "SSEKMSKeyId", "StorageClass", "Tagging",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class S3ClientConfig:
+    """How to talk to S3. The first seven fields are the drop-in contract's; the others are aiockpt's own.
+
+    Attributes:
+        throughput_target_gbps: gigabits a second that the connections should reach together; an upper bound of how
+            many connections are worth opening (see ``connection_limit``).
+        part_size: preferred size of an uploaded part and of a range request, in bytes. 5 MiB to 5 GiB, checked when a
+            client is built.
+        unsigned: send anonymous requests.
+        force_path_style: ``https://host/bucket/key`` instead of ``https://bucket.host/key``.
+        max_attempts: tries of one request, the first included.
+        profile: name of an AWS profile.
+        requester_pays: accept the charges of a requester-pays bucket; not with ``unsigned``.
+        endpoint_url: another S3 than AWS's; also taken from ``AWS_ENDPOINT_URL_S3``, ``AWS_ENDPOINT_URL``, profiles.
+        ca_bundle: PEM file of the authorities to trust; also taken from ``AWS_CA_BUNDLE`` and profiles.
+        verify_tls: False switches certificate verification off.
+        addressing_style: None means path style for custom endpoints and botocore's choice for AWS.
+        max_connections: most connections open at once.
+        memory_bytes: bound of the bytes staged at once, over everything in flight; tensors that bytes land in or
+            leave from directly do not count.
+        max_gap_bytes: widest gap between two wanted ranges that may be fetched to spare a request.
+        connect_timeout_s: longest wait for a connection, name resolution and TLS included.
+        stall_timeout_s: longest time without one byte moving in a request.
+        operation_timeout_s: longest time for one request with all its retries; None: unbounded.
+        backoff_base_s, backoff_cap_s: bounds of the pauses between retries.
+        checksum: "crc32" sends a CRC32 with every part and object and proves what is read; "off" does neither.
+        extra_args: arguments for everything written, named as botocore's put_object names them (``EXTRA_ARGS``).
+    """
+
+    throughput_target_gbps: float = 10.0
+    part_size: int = 8 * MiB
+    unsigned: bool = False
+    force_path_style: bool = False
+    max_attempts: int = 10
+    profile: str | None = None
+    requester_pays: bool = False
+    endpoint_url: str | None = None
+    ca_bundle: str | None = None
+    verify_tls: bool = True
+    addressing_style: AddressingStyle | None = None
+    max_connections: int = 64
+    memory_bytes: int = 48 * MiB
+    max_gap_bytes: int = 512 * KiB
+    connect_timeout_s: float = 10.0
+    stall_timeout_s: float = 30.0
+    operation_timeout_s: float | None = None
+    backoff_base_s: float = 0.05
+    backoff_cap_s: float = 20.0
+    checksum: ChecksumPolicy = "crc32"
+    extra_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.requester_pays and self.unsigned:
+            raise ConfigError("requester_pays needs signed requests: it cannot be combined with unsigned")
+        if self.checksum not in get_args(ChecksumPolicy):
+            raise ConfigError(f"checksum must be one of {get_args(ChecksumPolicy)}, got {self.checksum!r}")
+        if unknown := sorted(set(self.extra_args) - EXTRA_ARGS):
+            raise ConfigError(f"extra_args does not take {', '.join(unknown)}; it takes {', '.join(sorted(EXTRA_ARGS))}")
+
+    def merged(self, **overrides: Any) -> S3ClientConfig:
+        """This configuration with some fields replaced.
+
+        Raises:
+            TypeError: a name that is no field, as any call with an unknown keyword.
+        """
+        known = {f.name for f in dataclasses.fields(self)}
+        if unknown := sorted(set(overrides) - known):
+            raise TypeError(f"unexpected keyword argument {unknown[0]!r}; S3ClientConfig has {', '.join(sorted(known))}")
+        return dataclasses.replace(self, **overrides)
+
+    def check(self) -> None:
+        """Check what the dataclass itself takes unseen, when a client is about to be built from it.
+
+        Raises:
+            ConfigError: names the field and the values that work.
+        """
+        if not MIN_PART_BYTES <= self.part_size <= MAX_PART_BYTES:
+            raise ConfigError(f"part_size must be 5 MiB to 5 GiB (S3's limits of a part), got {self.part_size} bytes")
+        for name in ("max_attempts", "max_connections", "memory_bytes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("connect_timeout_s", "stall_timeout_s"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise ConfigError(f"{name} must be a positive number of seconds, got {value}")
+        if self.endpoint_url is not None and not self.endpoint_url.startswith(("http://", "https://")):
+            raise ConfigError(f"endpoint_url must start with http:// or https://, got {self.endpoint_url!r}")
+
+    @property
+    def cache_key(self) -> tuple[Any, ...]:
+        """Equal for configurations that can share one engine."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values["extra_args"] = repr(sorted(self.extra_args.items()))
+        return tuple(values.values())
+
+
+def has_custom_endpoint(config: S3ClientConfig) -> bool:
+    """Whether the configuration or the environment names another endpoint than AWS's."""
+    return bool(
+        config.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    )
+
+
+def proxy_for(scheme: str, host: str) -> str | None:
+    """The proxy that the environment names for this scheme and host, or None."""
+    if urllib.request.proxy_bypass(host):
+        return None
+    return urllib.request.getproxies().get(scheme)

@@ -1,0 +1,176 @@
+"""Downloads: reads with destinations, coalesced and split into range requests that a crew performs.
+
+A read is a byte range of an object and the memory that it lands in; reads that lie close together share a request,
+large ones are split over several. Objects are pinned by ETag: if one is replaced in the meantime, the download fails
+rather than mix the two.
+
+``Download`` lives on the loop thread; only ``submit`` and ``finish`` are safe from elsewhere, through
+``bridge.call_soon``. Completion is told by a callback on the loop thread, which must not block.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aiockpt.engine.crew import Crew
+from aiockpt.errors import ObjectChanged
+from aiockpt.model import ByteRange, ObjectId
+from aiockpt.plan.coalesce import Fetch, coalesce
+from aiockpt.plan.request_size import request_bytes
+from aiockpt.plan.retry import Operation
+from aiockpt.s3.bulk import RangeTransfer
+from aiockpt.transport.landing import Landing
+
+if TYPE_CHECKING:
+    from aiockpt.engine.engine import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A range of an object, and where it goes.
+
+    Attributes:
+        source: the object.
+        span: half-open byte range.
+        into: writable memory of the span's length. It stays the caller's, who keeps it alive until the job is done or
+            the download has ended.
+    """
+
+    source: ObjectId
+    span: ByteRange
+    into: memoryview
+
+
+class Job:
+    """Reads that are reported together once all of them have landed.
+
+    Attributes:
+        reads: what to fetch.
+        token: the caller's, to recognise the job by.
+        missing_bytes: what has not landed yet.
+    """
+
+    __slots__ = ("missing_bytes", "reads", "token")
+
+    def __init__(self, reads: Sequence[Read], token: Any = None) -> None:
+        self.reads = reads
+        self.token = token
+        self.missing_bytes = sum(len(read.span) for read in reads)
+
+
+@dataclass(slots=True)
+class DownloadStats:
+    """What a download has done so far.
+
+    Attributes:
+        requests: range requests performed.
+        wanted_bytes: bytes that landed in a destination.
+        fetched_bytes: bytes that were asked for, gaps included.
+        retries: attempts beyond the first.
+    """
+
+    requests: int = 0
+    wanted_bytes: int = 0
+    fetched_bytes: int = 0
+    retries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    source: ObjectId
+    fetch: Fetch
+    jobs: Sequence[Job]  # indexed as the reads that were coalesced
+    reads: Sequence[Read]
+
+
+class Download:
+    """One download: submit jobs while it runs, then finish it. See the module for threads.
+
+    Args:
+        engine: performs the requests.
+        on_done: called on the loop thread with each job whose reads have all landed.
+    """
+
+    def __init__(self, engine: Engine, on_done: Callable[[Job], None]) -> None:
+        self._engine = engine
+        self._on_done = on_done
+        self._crew: Crew[_Request] = Crew(lambda: engine.get_control.limit, self._perform)
+        self._etags: dict[ObjectId, str] = {}
+        self.stats = DownloadStats()
+
+    async def run(self) -> DownloadStats:
+        """Work until ``finish``; raises the first failure, having cancelled the rest.
+
+        After it has returned or raised, no destination is written to any more.
+        """
+        await self._crew.run()
+        return self.stats
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Queue jobs; reads of one call are coalesced with one another."""
+        by_object: defaultdict[ObjectId, list[tuple[Job, Read]]] = defaultdict(list)
+        total = 0
+        for job in jobs:
+            total += job.missing_bytes
+            if not job.missing_bytes:
+                self._on_done(job)
+            for read in job.reads:
+                by_object[read.source].append((job, read))
+        size = self._engine.request_bytes(total)
+        for source, pairs in by_object.items():
+            self._put(source, pairs, size)
+
+    def finish(self) -> None:
+        """No more jobs will be submitted."""
+        self._crew.finish()
+
+    def _put(self, source: ObjectId, pairs: Sequence[tuple[Job, Read]], max_request_bytes: int) -> None:
+        jobs = [job for job, _ in pairs]
+        reads = [read for _, read in pairs]
+        fetches = coalesce(
+            [read.span for read in reads],
+            max_gap_bytes=self._engine.config.max_gap_bytes,
+            max_request_bytes=max_request_bytes,
+        )
+        for fetch in fetches:
+            self._crew.put(_Request(source, fetch, jobs, reads))
+
+    async def _perform(self, request: _Request) -> None:
+        source, fetch = request.source, request.fetch
+        landing = Landing(list(self._destinations(request)))
+        transfer = RangeTransfer(ByteRange(fetch.start, fetch.end), landing, self._etags.get(source, ""))
+        bulk = await self._engine.client.bulk(source.bucket)
+        await self._engine.attempts(
+            Operation.GET, lambda: bulk.get(source, transfer), progress=lambda: landing.landed, stats=self.stats
+        )
+        self._check_etag(source, transfer.etag)
+        self._engine.get_control.on_complete(fetch.end - fetch.start, self._engine.now())
+        self.stats.requests += 1
+        self.stats.fetched_bytes += fetch.end - fetch.start
+        for piece in fetch.pieces:
+            self._landed(request.jobs[piece.read], piece.length)
+
+    def _destinations(self, request: _Request) -> Iterable[memoryview]:
+        """The memory of a request's pieces in object order, with throwaway memory for the gaps between them."""
+        position = request.fetch.start
+        for piece in request.fetch.pieces:
+            read = request.reads[piece.read]
+            start = read.span.start + piece.offset
+            if start > position:
+                yield self._engine.scrap(start - position)
+            yield read.into[piece.offset : piece.offset + piece.length]
+            position = start + piece.length
+
+    def _check_etag(self, source: ObjectId, etag: str) -> None:
+        first = self._etags.setdefault(source, etag)
+        if etag != first:
+            raise ObjectChanged(f"{source.uri} was replaced while it was read: ETags {first} and {etag}")
+
+    def _landed(self, job: Job, nbytes: int) -> None:
+        self.stats.wanted_bytes += nbytes
+        job.missing_bytes -= nbytes
+        if not job.missing_bytes:
+            self._on_done(job)

@@ -1,0 +1,281 @@
+"""Uploads: objects written as parts that a crew sends, from the memory where the bytes are.
+
+An object of one part is one PUT; more parts are a multipart upload, begun when its second part comes. The parts carry
+their CRC32, the completed object the combination of all. What fails or is cancelled is aborted before ``run`` ends.
+
+``Upload`` lives on the loop thread; ``submit``, ``seal`` and ``finish`` are called from elsewhere through
+``bridge.call_soon``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from aiockpt.engine.crew import Crew
+from aiockpt.errors import AiockptError, NotFound
+from aiockpt.model import ObjectId, ObjectInfo
+from aiockpt.plan.retry import Operation
+from aiockpt.s3.bulk import Payload
+from aiockpt.s3.control import UploadedPart
+
+if TYPE_CHECKING:
+    from aiockpt.engine.engine import Engine
+
+logger = logging.getLogger("aiockpt")
+
+#: Longest wait for the aborts of a failed or cancelled upload: "everything in flight stops within a second".
+ABORT_TIMEOUT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingPart:
+    """A part ready to be sent.
+
+    Attributes:
+        number: from 1.
+        payload: its memory (the caller's, kept alive through ``owners``) and CRC32.
+        owners: whatever the payload's views point into.
+        token: the caller's, given back when the part has been sent.
+    """
+
+    number: int
+    payload: Payload
+    owners: Sequence[object] = ()
+    token: Any = None
+
+
+@dataclass(slots=True)
+class UploadStats:
+    """What an upload session has done so far.
+
+    Attributes:
+        requests: data requests (PUT, UploadPart) performed.
+        sent_bytes: bytes of them.
+        objects: objects that stand.
+        retries: attempts beyond the first.
+    """
+
+    requests: int = 0
+    sent_bytes: int = 0
+    objects: int = 0
+    retries: int = 0
+
+
+class OutgoingObject:
+    """An object on its way: submit its parts in order, then seal it (or discard it). On the loop thread.
+
+    Attributes:
+        target: where it goes.
+        info: size and ETag, once it stands.
+    """
+
+    def __init__(self, upload: Upload, target: ObjectId, *, if_none_match: bool = False) -> None:
+        self.target = target
+        self.info: ObjectInfo | None = None
+        self._upload = upload
+        self._if_none_match = if_none_match
+        self._held: OutgoingPart | None = None  # the first part, until it is known whether there are more
+        self._upload_id = ""
+        self._created: anyio.Event | None = None  # there once a multipart upload was decided on
+        self._expected = 0
+        self._skipped = 0
+        self._sent: dict[int, UploadedPart] = {}
+        self._sealed: Payload | None = None  # size and CRC32 of the whole; its views are empty
+        self._discarded = False
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether an upload was begun that neither completed nor was aborted."""
+        return bool(self._upload_id) and self.info is None
+
+    def submit(self, part: OutgoingPart) -> None:
+        """Queue a part."""
+        self._expected += 1
+        if self._expected == 1:
+            self._held = part
+            return
+        if self._created is None:
+            self._created = anyio.Event()
+            self._upload.queue(self._create)
+            self._send_soon(self._take_held())
+        self._send_soon(part)
+
+    def seal(self, nbytes: int, crc32: int | None) -> None:
+        """All parts were submitted (at least one, perhaps empty): this is the whole object's size and CRC32."""
+        self._sealed = Payload((), nbytes, crc32)
+        if self._created is None:
+            part = self._take_held()
+            self._upload.queue(lambda: self._put(part))
+        else:
+            self._settle()
+
+    def discard(self) -> None:
+        """Give up an object that is not sealed: nothing of it will appear."""
+        self._discarded = True
+        if self._held is not None:
+            self._upload.sent_nothing(self._take_held())
+        self._settle()
+
+    async def abort(self) -> None:
+        """Drop the multipart upload; one that is gone already counts as dropped."""
+        upload_id, self._upload_id = self._upload_id, ""
+        if upload_id and self.info is None:
+            engine = self._upload.engine
+            with suppress(NotFound):
+                await engine.attempts(
+                    Operation.ABORT, lambda: engine.client.control.abort_upload(self.target, upload_id)
+                )
+
+    def _take_held(self) -> OutgoingPart:
+        part, self._held = self._held, None
+        assert part is not None
+        return part
+
+    def _send_soon(self, part: OutgoingPart) -> None:
+        self._upload.queue(lambda: self._send(part))
+
+    async def _put(self, part: OutgoingPart) -> None:
+        engine, payload = self._upload.engine, part.payload
+        bulk = await engine.client.bulk(self.target.bucket)
+        info = await engine.attempts(
+            Operation.PUT,
+            lambda: bulk.put(self.target, payload, if_none_match=self._if_none_match),
+            stats=self._upload.stats,
+        )
+        self._upload.sent(part)
+        self._stands(info)
+
+    async def _create(self) -> None:
+        engine = self._upload.engine
+        self._upload_id = await engine.attempts(
+            Operation.CREATE, lambda: engine.client.control.create_upload(self.target, checksums=engine.checksums)
+        )
+        assert self._created is not None
+        self._created.set()
+
+    async def _send(self, part: OutgoingPart) -> None:
+        engine, payload = self._upload.engine, part.payload
+        if self._discarded:
+            self._skipped += 1
+            self._upload.sent_nothing(part)
+            self._settle()
+            return
+        assert self._created is not None
+        await self._created.wait()
+        bulk = await engine.client.bulk(self.target.bucket)
+        etag = await engine.attempts(
+            Operation.UPLOAD_PART,
+            lambda: bulk.upload_part(self.target, self._upload_id, part.number, payload),
+            stats=self._upload.stats,
+        )
+        self._sent[part.number] = UploadedPart(part.number, etag)
+        self._upload.sent(part)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Once no part is under way: complete a sealed object, abort a discarded one."""
+        if self._created is None or len(self._sent) + self._skipped < self._expected:
+            return
+        if self._discarded:
+            self._upload.queue(self.abort)
+        elif self._sealed is not None:
+            self._upload.queue(self._complete)
+
+    async def _complete(self) -> None:
+        engine, sealed = self._upload.engine, self._sealed
+        assert sealed is not None
+        parts = [self._sent[number] for number in sorted(self._sent)]
+        etag = await engine.complete(
+            self.target, self._upload_id, parts, sealed.nbytes, sealed.crc32, if_none_match=self._if_none_match
+        )
+        self._stands(ObjectInfo(sealed.nbytes, etag))
+
+    def _stands(self, info: ObjectInfo) -> None:
+        self.info = info
+        self._upload.stands(self)
+
+
+class Upload:
+    """A session that writes any number of objects. See the module for threads.
+
+    Args:
+        engine: performs the requests.
+        on_sent: called on the loop thread when a part has been sent and its memory is free again.
+        on_object: called on the loop thread when an object stands.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        on_sent: Callable[[OutgoingPart], None] = lambda _: None,
+        on_object: Callable[[OutgoingObject], None] = lambda _: None,
+    ) -> None:
+        self.engine = engine
+        self.stats = UploadStats()
+        self._on_sent = on_sent
+        self._on_object = on_object
+        self._crew: Crew[Callable[[], Awaitable[None]]] = Crew(lambda: engine.put_control.limit, lambda step: step())
+        self._objects: list[OutgoingObject] = []
+
+    async def run(self) -> UploadStats:
+        """Work until ``finish`` and until every sealed object stands; raises the first failure.
+
+        After it has returned or raised, no memory of a part is read any more, and what was begun and does not stand
+        has been aborted (as far as the service could be told within ``ABORT_TIMEOUT_S``).
+        """
+        try:
+            await self._crew.run()
+        finally:
+            await self._abort_unfinished()
+        return self.stats
+
+    def begin(self, target: ObjectId, *, if_none_match: bool = False) -> OutgoingObject:
+        """A new object; ``if_none_match``: it fails with ``PreconditionFailed`` if there is one already."""
+        outgoing = OutgoingObject(self, target, if_none_match=if_none_match)
+        self._objects.append(outgoing)
+        return outgoing
+
+    def finish(self) -> None:
+        """No more objects will come."""
+        self._crew.finish()
+
+    def queue(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Have the crew do a step of an object."""
+        self._crew.put(step)
+
+    def sent(self, part: OutgoingPart) -> None:
+        """Account for a part that is with the service."""
+        self.stats.requests += 1
+        self.stats.sent_bytes += part.payload.nbytes
+        self.engine.put_control.on_complete(part.payload.nbytes, self.engine.now())
+        self._on_sent(part)
+
+    def sent_nothing(self, part: OutgoingPart) -> None:
+        """Account for a part whose object was given up: its memory is free again."""
+        self._on_sent(part)
+
+    def stands(self, outgoing: OutgoingObject) -> None:
+        """Account for an object that stands."""
+        self.stats.objects += 1
+        self._objects.remove(outgoing)
+        self._on_object(outgoing)
+
+    async def _abort_unfinished(self) -> None:
+        """Abort what is left, shielded from the cancellation that may have brought us here."""
+        left = [outgoing for outgoing in self._objects if outgoing.unfinished]
+        with anyio.move_on_after(ABORT_TIMEOUT_S, shield=True):
+            async with anyio.create_task_group() as group:
+                for outgoing in left:
+                    group.start_soon(self._abort_quietly, outgoing)
+
+    async def _abort_quietly(self, outgoing: OutgoingObject) -> None:
+        try:
+            await outgoing.abort()
+        except AiockptError as error:
+            logger.warning("the upload of %s could not be aborted: %s", outgoing.target.uri, error)

@@ -1,0 +1,96 @@
+"""``extra_args`` (named as botocore names them) and requester-pays, as headers for the bulk path.
+
+botocore does the same for what goes through it; the two must agree, so the names are kept in one table.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from aiockpt.config import S3ClientConfig
+
+_HEADERS = {
+    "ACL": "x-amz-acl",
+    "BucketKeyEnabled": "x-amz-server-side-encryption-bucket-key-enabled",
+    "CacheControl": "Cache-Control",
+    "ContentType": "Content-Type",
+    "ExpectedBucketOwner": "x-amz-expected-bucket-owner",
+    "ServerSideEncryption": "x-amz-server-side-encryption",
+    "SSEKMSEncryptionContext": "x-amz-server-side-encryption-context",
+    "SSEKMSKeyId": "x-amz-server-side-encryption-aws-kms-key-id",
+    "StorageClass": "x-amz-storage-class",
+    "Tagging": "x-amz-tagging",
+}
+
+#: Arguments that every request about an object needs, reads and parts included: botocore's names.
+_EVERY_REQUEST = ("ExpectedBucketOwner", "SSECustomerAlgorithm", "SSECustomerKey", "SSECustomerKeyMD5")
+
+#: Arguments of put_object that copy_object takes too; what describes the content is copied with the object instead.
+_COPIED = ("ACL", "BucketKeyEnabled", "ServerSideEncryption", "SSEKMSEncryptionContext", "SSEKMSKeyId", "StorageClass")
+
+
+def _customer_key_headers(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """SSE-C: the key goes base64-encoded, with its MD5."""
+    key = arguments.get("SSECustomerKey")
+    if key is None:
+        return {}
+    raw = key.encode() if isinstance(key, str) else bytes(key)
+    digest = base64.b64encode(hashlib.md5(raw, usedforsecurity=False).digest()).decode()
+    prefix = "x-amz-server-side-encryption-customer-"
+    return {
+        f"{prefix}algorithm": str(arguments.get("SSECustomerAlgorithm", "AES256")),
+        f"{prefix}key": base64.b64encode(raw).decode(),
+        f"{prefix}key-MD5": str(arguments.get("SSECustomerKeyMD5", digest)),
+    }
+
+
+def request_headers(config: S3ClientConfig) -> dict[str, str]:
+    """Headers for every bulk request: GET and UploadPart."""
+    headers = _customer_key_headers(config.extra_args)
+    if owner := config.extra_args.get("ExpectedBucketOwner"):
+        headers[_HEADERS["ExpectedBucketOwner"]] = str(owner)
+    if config.requester_pays:
+        headers["x-amz-request-payer"] = "requester"
+    return headers
+
+
+def storage_headers(config: S3ClientConfig) -> dict[str, str]:
+    """Headers for a bulk request that creates an object: PUT."""
+    headers = request_headers(config)
+    for name, header in _HEADERS.items():
+        if (value := config.extra_args.get(name)) is not None:
+            headers[header] = str(value).lower() if isinstance(value, bool) else str(value)
+    for name, value in config.extra_args.get("Metadata", {}).items():
+        headers[f"x-amz-meta-{name}"] = str(value)
+    return headers
+
+
+def request_arguments(config: S3ClientConfig) -> dict[str, Any]:
+    """botocore arguments for every request about an object."""
+    arguments = {name: config.extra_args[name] for name in _EVERY_REQUEST if name in config.extra_args}
+    if config.requester_pays:
+        arguments["RequestPayer"] = "requester"
+    return arguments
+
+
+def storage_arguments(config: S3ClientConfig) -> dict[str, Any]:
+    """botocore arguments for a request that creates an object: PUT, CreateMultipartUpload, COPY."""
+    return {**request_arguments(config), **config.extra_args}
+
+
+def copy_source_arguments(config: S3ClientConfig) -> dict[str, Any]:
+    """botocore arguments for reading the source of a copy and writing its target under the same customer key."""
+    arguments = request_arguments(config)
+    for name in ("SSECustomerAlgorithm", "SSECustomerKey", "SSECustomerKeyMD5"):
+        if name in arguments:
+            arguments[f"CopySource{name}"] = arguments[name]
+    return arguments
+
+
+def copy_arguments(config: S3ClientConfig) -> dict[str, Any]:
+    """botocore arguments for a copy within the service."""
+    stored = {name: config.extra_args[name] for name in _COPIED if name in config.extra_args}
+    return {**copy_source_arguments(config), **stored}

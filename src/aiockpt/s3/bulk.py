@@ -1,0 +1,228 @@
+"""The direct bulk path: ranged GET into memory, PUT and UploadPart from memory, on the project's own connections.
+
+One attempt each, no retries. Nothing is copied: bodies land in and leave from the caller's memory. ``fallback`` has
+the same operations through aiobotocore's body stream. Raises ``aiockpt.errors`` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import quote
+
+from aiockpt.config import S3ClientConfig
+from aiockpt.errors import ObjectChanged, RemoteProtocolError, S3Exception, ShortRead
+from aiockpt.model import ByteRange, ObjectId, ObjectInfo
+from aiockpt.s3.address import Address, resolve
+from aiockpt.s3.arguments import request_headers, storage_headers
+from aiockpt.s3.control import ControlPlane, strip_etag
+from aiockpt.s3.failures import Failure, WrongRegion, service_error
+from aiockpt.s3.session import Session
+from aiockpt.s3.signing import signed_headers
+from aiockpt.transport.connection import ChooseLanding, Request, Response
+from aiockpt.transport.landing import Landing
+from aiockpt.transport.pool import ConnectionPool
+from aiockpt.wire.http1 import ResponseHead, request_head
+from aiockpt.wire.s3 import crc32_header, parse_content_range, parse_error, range_header
+
+
+@dataclass(slots=True)
+class RangeTransfer:
+    """A range on its way into memory; it survives a broken attempt, and the next one goes on where it stopped.
+
+    Attributes:
+        span: the bytes wanted.
+        landing: where they go; of the same length, the caller's memory.
+        etag: the object that they must come from: given, or that of the first answer.
+    """
+
+    span: ByteRange
+    landing: Landing
+    etag: str = ""
+
+    @property
+    def rest(self) -> ByteRange:
+        """The bytes still to come."""
+        return ByteRange(self.span.start + self.landing.landed, self.span.end)
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What a PUT or UploadPart sends: views in order (the caller's memory) and their CRC32 (None: send none)."""
+
+    views: Sequence[memoryview]
+    nbytes: int
+    crc32: int | None
+
+
+class Bulk(Protocol):
+    """The bulk operations on objects."""
+
+    async def get(self, source: ObjectId, transfer: RangeTransfer) -> None:
+        """Land the rest of a range; on failure the transfer keeps what arrived."""
+
+    async def get_whole(self, source: ObjectId) -> tuple[bytes, str]:
+        """A small object (at most ``MAX_BUFFERED_BYTES``) and its ETag."""
+
+    async def put(self, target: ObjectId, payload: Payload, *, if_none_match: bool) -> ObjectInfo:
+        """Write an object in one request."""
+
+    async def upload_part(self, target: ObjectId, upload_id: str, number: int, payload: Payload) -> str:
+        """Write one part of a multipart upload; returns its ETag."""
+
+
+class DirectBulk:
+    """Bulk operations on the project's own connections. See ``Bulk``."""
+
+    def __init__(self, session: Session, control: ControlPlane, pool: ConnectionPool, config: S3ClientConfig) -> None:
+        self._session = session
+        self._control = control
+        self._pool = pool
+        self._addresses: dict[str, Address] = {}
+        self._read_headers = request_headers(config)
+        self._write_headers = storage_headers(config)
+
+    async def address(self, bucket: str) -> Address:
+        """Where ``bucket`` lives; asked once."""
+        if bucket not in self._addresses:
+            self._addresses[bucket] = await resolve(await self._session.client(), bucket)
+        return self._addresses[bucket]
+
+    async def get(self, source: ObjectId, transfer: RangeTransfer) -> None:  # noqa: D102  # Bulk's
+        headers = {**self._read_headers, "Range": range_header(transfer.rest)}
+        if transfer.etag:
+            headers["If-Match"] = f'"{transfer.etag}"'
+
+        def choose(head: ResponseHead) -> Landing | None:
+            if head.status not in {200, 206}:
+                return None
+            check_range_answer(head, source, transfer)
+            return transfer.landing
+
+        await self._request("GET", source, "", headers, None, choose)
+
+    async def get_whole(self, source: ObjectId) -> tuple[bytes, str]:  # noqa: D102  # Bulk's
+        response = await self._request("GET", source, "", self._read_headers, None, _buffered)
+        return response.body, strip_etag(response.head.headers.get("etag"))
+
+    async def put(self, target: ObjectId, payload: Payload, *, if_none_match: bool) -> ObjectInfo:  # noqa: D102  # Bulk's
+        headers = {**self._write_headers, **_payload_headers(payload)}
+        if if_none_match:
+            headers["If-None-Match"] = "*"
+        response = await self._request("PUT", target, "", headers, payload, _buffered)
+        return ObjectInfo(payload.nbytes, strip_etag(response.head.headers.get("etag")))
+
+    async def upload_part(  # noqa: D102  # Bulk's
+        self, target: ObjectId, upload_id: str, number: int, payload: Payload
+    ) -> str:
+        query = f"partNumber={number}&uploadId={quote(upload_id, safe='~')}"
+        headers = {**self._read_headers, **_payload_headers(payload)}
+        response = await self._request("PUT", target, query, headers, payload, _buffered)
+        etag = response.head.headers.get("etag")
+        if not etag:
+            raise RemoteProtocolError(f"PUT part {number} of {target.uri}: the answer has no ETag")
+        return etag
+
+    async def _request(
+        self,
+        method: str,
+        target: ObjectId,
+        query: str,
+        headers: dict[str, str],
+        payload: Payload | None,
+        choose: ChooseLanding,
+    ) -> Response:
+        """One exchange; follows a redirect to another region once."""
+        try:
+            return await self._exchange(method, target, query, headers, payload, choose)
+        except WrongRegion as error:
+            region = error.region or await self._control.bucket_region(target.bucket)
+            if not region or region == self._addresses[target.bucket].region:
+                raise
+            self._addresses[target.bucket] = await resolve(await self._session.client(region), target.bucket)
+            return await self._exchange(method, target, query, headers, payload, choose)
+
+    async def _exchange(
+        self,
+        method: str,
+        target: ObjectId,
+        query: str,
+        headers: dict[str, str],
+        payload: Payload | None,
+        choose: ChooseLanding,
+    ) -> Response:
+        address = await self.address(target.bucket)
+        path = address.target(target.key, query)
+        signed = signed_headers(await self._session.credentials(), address, method, path, headers)
+        views = payload.views if payload is not None else ()
+        try:
+            response = await self._pool.request(
+                address.endpoint, Request(method, request_head(method, path, signed), views), choose
+            )
+        except S3Exception as error:
+            error.args = (_named(str(error.args[0]), method, target),)
+            raise
+        if response.head.status >= 300:
+            raise service_error(_failure(response), method, target)
+        return response
+
+
+def _named(message: str, method: str, target: ObjectId) -> str:
+    return message if target.uri in message else f"{method} {target.uri}: {message}"
+
+
+def _buffered(_: ResponseHead) -> None:
+    return None
+
+
+def _payload_headers(payload: Payload) -> dict[str, str]:
+    headers = {"Content-Length": str(payload.nbytes)}
+    if payload.crc32 is not None:
+        headers["x-amz-checksum-crc32"] = crc32_header(payload.crc32)
+    return headers
+
+
+def _failure(response: Response) -> Failure:
+    headers = response.head.headers
+    document = parse_error(response.body)
+    return Failure(
+        status=response.head.status,
+        code=document.code,
+        message=document.message or response.head.reason,
+        request_id=document.request_id or headers.get("x-amz-request-id", ""),
+        region=headers.get("x-amz-bucket-region", "") or document.region,
+    )
+
+
+def check_range_answer(head: ResponseHead, source: ObjectId, transfer: RangeTransfer) -> None:
+    """Check that an answer holds exactly the rest of this range of this object; notes its ETag.
+
+    Some servers answer a ranged GET with status 200 and just the range: without Content-Range the length tells, as
+    the whole object would be longer than its part.
+
+    Raises:
+        ObjectChanged: another object lies there by now (some servers ignore If-Match).
+        ShortRead: the object ends before the range does.
+        RemoteProtocolError: other bytes than were asked for.
+    """
+    span = transfer.rest
+    etag = strip_etag(head.headers.get("etag"))
+    if transfer.etag and etag and etag != transfer.etag:
+        raise ObjectChanged(f"{source.uri} was replaced while it was read: ETag {etag} instead of {transfer.etag}")
+    length = head.headers.get("content-length")
+    if content_range := head.headers.get("content-range"):
+        answered, _ = parse_content_range(content_range)
+    elif length is not None and (head.status == 200 and (span.start == 0 or int(length) == len(span))):
+        answered = ByteRange(span.start, span.start + int(length))
+    else:
+        raise RemoteProtocolError(f"GET {source.uri}: the server does not serve ranges")
+    if answered.start == span.start and answered.end < span.end:
+        raise ShortRead(
+            f"{source.uri} ends at byte {answered.end}, but bytes {span.start}-{span.end} were expected: truncated?"
+        )
+    if answered != span:
+        raise RemoteProtocolError(
+            f"GET {source.uri}: bytes {answered.start}-{answered.end} came, {span.start}-{span.end} were asked for"
+        )
+    transfer.etag = transfer.etag or etag

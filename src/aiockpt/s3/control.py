@@ -1,0 +1,189 @@
+"""The control plane: everything about objects but their bulk bytes, through aiobotocore. One attempt each, no retries.
+
+Every method raises ``aiockpt.errors`` only (see ``failures``), naming the object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from aiockpt.config import S3ClientConfig
+from aiockpt.model import ByteRange, ObjectId, ObjectInfo
+from aiockpt.s3.arguments import copy_arguments, copy_source_arguments, request_arguments, storage_arguments
+from aiockpt.s3.failures import translated
+from aiockpt.s3.session import Session
+from aiockpt.wire.s3 import crc32_header, range_header
+
+#: S3's limit of one DeleteObjects request.
+DELETE_BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ListedObject:
+    """One row of a listing: key, size in bytes, ETag as the server spells it, last change."""
+
+    key: str
+    size: int
+    etag: str
+    last_modified: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class PendingUpload:
+    """A multipart upload that was neither completed nor aborted."""
+
+    key: str
+    upload_id: str
+    initiated: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedPart:
+    """A part that the service has taken."""
+
+    number: int
+    etag: str
+
+
+def strip_etag(value: Any) -> str:
+    """An ETag without the quotes that some servers put around it and others do not."""
+    return str(value or "").strip('"')
+
+
+class ControlPlane:
+    """HEAD, LIST, COPY, DELETE and the frame of multipart uploads."""
+
+    def __init__(self, session: Session, config: S3ClientConfig) -> None:
+        self._session = session
+        self._config = config
+
+    async def head(self, target: ObjectId) -> ObjectInfo:
+        """Size and ETag.
+
+        Raises:
+            NotFound: there is no such object.
+        """
+        with translated("HEAD", target):
+            client = await self._session.client()
+            answer = await client.head_object(**_names(target), **request_arguments(self._config))
+        return ObjectInfo(int(answer["ContentLength"]), strip_etag(answer.get("ETag")))
+
+    async def bucket_region(self, bucket: str) -> str:
+        """The region that a bucket says it is in; ``""`` if it does not say."""
+        target = ObjectId(bucket, "")
+        with translated("HEAD", target):
+            client = await self._session.client()
+            answer = await client.head_bucket(Bucket=bucket)
+        return str(answer["ResponseMetadata"].get("HTTPHeaders", {}).get("x-amz-bucket-region", ""))
+
+    async def list(self, prefix: ObjectId, delimiter: str = "") -> AsyncIterator[ListedObject | str]:
+        """Objects whose key starts with ``prefix.key``, in key order, and common prefixes as ``str``."""
+        async for page in self._pages("list_objects_v2", prefix, Prefix=prefix.key, Delimiter=delimiter):
+            for row in page.get("CommonPrefixes", ()):
+                yield row["Prefix"]
+            for row in page.get("Contents", ()):
+                yield ListedObject(row["Key"], int(row["Size"]), strip_etag(row.get("ETag")), row.get("LastModified"))
+
+    async def pending_uploads(self, prefix: ObjectId) -> AsyncIterator[PendingUpload]:
+        """Multipart uploads under way (or abandoned) for keys that start with ``prefix.key``."""
+        async for page in self._pages("list_multipart_uploads", prefix, Prefix=prefix.key):
+            for row in page.get("Uploads", ()):
+                yield PendingUpload(row["Key"], row["UploadId"], row.get("Initiated"))
+
+    async def _pages(self, operation: str, target: ObjectId, **arguments: Any) -> AsyncIterator[dict[str, Any]]:
+        client = await self._session.client()
+        pages = aiter(client.get_paginator(operation).paginate(Bucket=target.bucket, **arguments))
+        while True:
+            with translated("LIST", target):
+                page = await anext(pages, None)
+            if page is None:
+                return
+            yield page
+
+    async def delete(self, target: ObjectId) -> None:
+        """Delete an object; one that does not exist counts as deleted."""
+        with translated("DELETE", target):
+            client = await self._session.client()
+            await client.delete_object(**_names(target), **request_arguments(self._config))
+
+    async def copy(self, source: ObjectId, target: ObjectId) -> None:
+        """Copy within the service, at most 5 GiB (S3's limit of one copy)."""
+        with translated("COPY", source):
+            client = await self._session.client()
+            await client.copy_object(
+                **_names(target),
+                CopySource={"Bucket": source.bucket, "Key": source.key},
+                **copy_arguments(self._config),
+            )
+
+    async def create_upload(self, target: ObjectId, *, checksums: bool) -> str:
+        """Begin a multipart upload; returns its id. ``checksums``: announce CRC32 of the full object."""
+        announced = {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"} if checksums else {}
+        with translated("CREATE UPLOAD", target):
+            client = await self._session.client()
+            answer = await client.create_multipart_upload(
+                **_names(target), **announced, **storage_arguments(self._config)
+            )
+        return str(answer["UploadId"])
+
+    async def copy_part(
+        self, source: ObjectId, target: ObjectId, upload_id: str, number: int, span: ByteRange
+    ) -> UploadedPart:
+        """Copy a range of another object as a part."""
+        with translated("COPY PART", source):
+            client = await self._session.client()
+            answer = await client.upload_part_copy(
+                **_names(target),
+                UploadId=upload_id,
+                PartNumber=number,
+                CopySource={"Bucket": source.bucket, "Key": source.key},
+                CopySourceRange=range_header(span),
+                **copy_source_arguments(self._config),
+            )
+        return UploadedPart(number, str(answer["CopyPartResult"]["ETag"]))
+
+    async def complete_upload(
+        self,
+        target: ObjectId,
+        upload_id: str,
+        parts: Sequence[UploadedPart],
+        *,
+        crc32: int | None,
+        if_none_match: bool = False,
+    ) -> ObjectInfo:
+        """Make the object of its parts, in order. ``crc32``: of the full object, checked by the service.
+
+        Returns:
+            the ETag of the answer (``""`` where the service leaves it out); the size is the caller's to know: -1.
+        """
+        checks: dict[str, Any] = {}
+        if crc32 is not None:
+            checks = {"ChecksumCRC32": crc32_header(crc32), "ChecksumType": "FULL_OBJECT"}
+        if if_none_match:
+            checks["IfNoneMatch"] = "*"
+        with translated("COMPLETE", target):
+            client = await self._session.client()
+            answer = await client.complete_multipart_upload(
+                **_names(target),
+                UploadId=upload_id,
+                MultipartUpload={"Parts": [{"PartNumber": part.number, "ETag": part.etag} for part in parts]},
+                **checks,
+                **request_arguments(self._config),
+            )
+        return ObjectInfo(-1, strip_etag(answer.get("ETag")))
+
+    async def abort_upload(self, target: ObjectId, upload_id: str) -> None:
+        """Drop a multipart upload and its parts; the caller treats ``NotFound`` as done."""
+        with translated("ABORT", target):
+            client = await self._session.client()
+            await client.abort_multipart_upload(
+                **_names(target), UploadId=upload_id, **request_arguments(self._config)
+            )
+
+
+def _names(target: ObjectId) -> dict[str, str]:
+    return {"Bucket": target.bucket, "Key": target.key}
+

@@ -1,0 +1,156 @@
+"""One map from what S3 (or botocore) says to aiockpt's errors, with what the user can do about it.
+
+Foreign exceptions stop here: the rest of aiockpt sees only ``aiockpt.errors``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import aiohttp
+from botocore import exceptions as botocore_errors
+
+from aiockpt.errors import (
+    AccessDenied,
+    AiockptError,
+    ConfigError,
+    ConnectError,
+    LocalProtocolError,
+    NotFound,
+    PreconditionFailed,
+    ReadError,
+    ServiceError,
+    Throttled,
+    TransportTimeout,
+)
+from aiockpt.model import ObjectId
+
+_NOT_FOUND = {"NoSuchKey", "NoSuchBucket", "NoSuchUpload", "NotFound", "NoSuchVersion", "404"}
+_DENIED = {
+    "AccessDenied", "AllAccessDisabled", "AccountProblem", "InvalidAccessKeyId", "InvalidToken", "Forbidden",
+    "SignatureDoesNotMatch", "403", "401",
+}  # fmt: skip
+_RENEWABLE = {"ExpiredToken", "ExpiredTokenException", "RequestTimeTooSkewed", "RequestExpired"}
+_PRECONDITION = {"PreconditionFailed", "ConditionalRequestConflict", "412"}
+_THROTTLED = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "503", "429"}
+
+_ADVICE = {
+    "NoSuchBucket": "create the bucket, or check its name, the region and the endpoint URL",
+    "NoSuchKey": "check the path and the bucket",
+    "NotFound": "check the path and the bucket",
+    "404": "check the path and the bucket",
+    "InvalidAccessKeyId": "check the access key (AWS_ACCESS_KEY_ID or the profile) and that it belongs to this endpoint",
+    "SignatureDoesNotMatch": "check the secret key (AWS_SECRET_ACCESS_KEY or the profile) and the region",
+    "AccessDenied": "check the credentials and the bucket's policy",
+    "403": "check the credentials and the bucket's policy",
+    "ExpiredToken": "renew the temporary credentials",
+    "RequestTimeTooSkewed": "set this machine's clock",
+    "AuthorizationHeaderMalformed": "check the region",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What the service said of a failed request."""
+
+    status: int
+    code: str
+    message: str
+    request_id: str = ""
+    region: str = ""
+
+
+class WrongRegion(ServiceError):
+    """The bucket lives in another region; ``region`` names it when the service does."""
+
+    region: str = ""
+
+
+def _type_of(failure: Failure) -> type[ServiceError]:
+    code = failure.code or str(failure.status)
+    if code in _NOT_FOUND:
+        return NotFound
+    if code in _PRECONDITION or failure.status == 412:
+        return PreconditionFailed
+    if code in _THROTTLED or failure.status in {429, 503}:
+        return Throttled
+    if code in {"PermanentRedirect", "TemporaryRedirect"} or failure.status in {301, 307}:
+        return WrongRegion
+    if code == "AuthorizationHeaderMalformed" and failure.region:
+        return WrongRegion
+    if code in _DENIED or (failure.status in {401, 403} and code not in _RENEWABLE):
+        return AccessDenied
+    if failure.status == 404:
+        return NotFound
+    return ServiceError
+
+
+def service_error(failure: Failure, action: str, target: ObjectId) -> ServiceError:
+    """The typed error for a failed ``action`` (such as "GET") on ``target``."""
+    where = target.uri if target.key else f"bucket {target.bucket!r}"
+    said = failure.code or f"HTTP {failure.status}"
+    message = f"{action} {where}: {said}"
+    if failure.message and failure.message != said:
+        message += f" ({failure.message.strip().rstrip('.')})"
+    if advice := _ADVICE.get(failure.code or str(failure.status)):
+        message += f": {advice}"
+    error = _type_of(failure)(
+        message,
+        status=failure.status,
+        code=failure.code,
+        request_id=failure.request_id,
+        bucket=target.bucket,
+        key=target.key,
+    )
+    if isinstance(error, WrongRegion):
+        error.region = failure.region
+    return error
+
+
+def _from_client_error(exc: botocore_errors.ClientError) -> Failure:
+    error = exc.response.get("Error", {})
+    meta = exc.response.get("ResponseMetadata", {})
+    headers = meta.get("HTTPHeaders", {})
+    return Failure(
+        status=int(meta.get("HTTPStatusCode", 0)),
+        code=str(error.get("Code", "")),
+        message=str(error.get("Message", "")),
+        request_id=str(meta.get("RequestId", "")),
+        region=str(error.get("Region") or headers.get("x-amz-bucket-region") or ""),
+    )
+
+
+def _translate(exc: Exception, action: str, target: ObjectId) -> AiockptError:
+    where = f"{action} {target.uri}"
+    if isinstance(exc, botocore_errors.ClientError):
+        return service_error(_from_client_error(exc), action, target)
+    if isinstance(exc, (botocore_errors.NoCredentialsError, botocore_errors.PartialCredentialsError)):
+        return ConfigError(
+            f"{where}: no AWS credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile, "
+            "or pass unsigned=True for public buckets"
+        )
+    if isinstance(exc, botocore_errors.SSLError):
+        return ConnectError(f"{where}: TLS failed: {exc}; name the authority with ca_bundle")
+    if isinstance(exc, (botocore_errors.ConnectTimeoutError, botocore_errors.ReadTimeoutError, TimeoutError)):
+        return TransportTimeout(f"{where}: no answer in time")
+    if isinstance(exc, (botocore_errors.EndpointConnectionError, botocore_errors.ProxyConnectionError)):
+        return ConnectError(f"{where}: {exc} Check the endpoint URL and the network")
+    if isinstance(exc, (botocore_errors.HTTPClientError, aiohttp.ClientError, OSError)):
+        return ReadError(f"{where}: the connection broke: {exc}")
+    if isinstance(exc, (botocore_errors.ParamValidationError, botocore_errors.BotoCoreError)):
+        return ConfigError(f"{where}: {exc}")
+    return LocalProtocolError(f"{where}: {type(exc).__name__}: {exc}")
+
+
+@contextmanager
+def translated(action: str, target: ObjectId) -> Iterator[None]:
+    """Turn whatever botocore or aiohttp raises inside into aiockpt's errors, the cause kept."""
+    try:
+        yield
+    except (AiockptError, asyncio.CancelledError):
+        raise
+    except Exception as exc:
+        raise _translate(exc, action, target) from exc

@@ -1,0 +1,87 @@
+"""The bulk operations through aiobotocore: for proxies, S3 Express sessions and SigV4A, which the direct path lacks.
+
+Bodies are copied on their way; slower, never wrong. See ``bulk.Bulk`` for what each operation promises.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiockpt.config import S3ClientConfig
+from aiockpt.errors import ReadError
+from aiockpt.model import ObjectId, ObjectInfo
+from aiockpt.s3.arguments import request_arguments, storage_arguments
+from aiockpt.s3.bulk import Payload, RangeTransfer, check_range_answer
+from aiockpt.s3.control import strip_etag
+from aiockpt.s3.failures import translated
+from aiockpt.s3.session import Session
+from aiockpt.wire.http1 import ResponseHead
+from aiockpt.wire.s3 import crc32_header, range_header
+
+
+class ClientBulk:
+    """Bulk operations on an aiobotocore client. See ``bulk.Bulk``."""
+
+    def __init__(self, session: Session, config: S3ClientConfig) -> None:
+        self._session = session
+        self._config = config
+
+    async def get(self, source: ObjectId, transfer: RangeTransfer) -> None:  # noqa: D102  # Bulk's
+        arguments: dict[str, Any] = {"Range": range_header(transfer.rest), **request_arguments(self._config)}
+        if transfer.etag:
+            arguments["IfMatch"] = f'"{transfer.etag}"'
+        with translated("GET", source):
+            client = await self._session.client()
+            answer = await client.get_object(Bucket=source.bucket, Key=source.key, **arguments)
+            async with answer["Body"] as body:
+                check_range_answer(_head_of(answer), source, transfer)
+                async for chunk in body.iter_chunks():
+                    transfer.landing.copy_in(memoryview(chunk))
+        if transfer.landing.remaining:
+            raise ReadError(f"GET {source.uri}: the body ended {transfer.landing.remaining} bytes early")
+
+    async def get_whole(self, source: ObjectId) -> tuple[bytes, str]:  # noqa: D102  # Bulk's
+        with translated("GET", source):
+            client = await self._session.client()
+            answer = await client.get_object(
+                Bucket=source.bucket, Key=source.key, **request_arguments(self._config)
+            )
+            async with answer["Body"] as body:
+                return await body.read(), strip_etag(answer.get("ETag"))
+
+    async def put(self, target: ObjectId, payload: Payload, *, if_none_match: bool) -> ObjectInfo:  # noqa: D102
+        arguments = {**storage_arguments(self._config), **_checksum(payload)}
+        if if_none_match:
+            arguments["IfNoneMatch"] = "*"
+        with translated("PUT", target):
+            client = await self._session.client()
+            answer = await client.put_object(
+                Bucket=target.bucket, Key=target.key, Body=b"".join(payload.views), **arguments
+            )
+        return ObjectInfo(payload.nbytes, strip_etag(answer.get("ETag")))
+
+    async def upload_part(  # noqa: D102  # Bulk's
+        self, target: ObjectId, upload_id: str, number: int, payload: Payload
+    ) -> str:
+        with translated("PUT", target):
+            client = await self._session.client()
+            answer = await client.upload_part(
+                Bucket=target.bucket,
+                Key=target.key,
+                UploadId=upload_id,
+                PartNumber=number,
+                Body=b"".join(payload.views),
+                **_checksum(payload),
+                **request_arguments(self._config),
+            )
+        return str(answer["ETag"])
+
+
+def _checksum(payload: Payload) -> dict[str, str]:
+    return {} if payload.crc32 is None else {"ChecksumCRC32": crc32_header(payload.crc32)}
+
+
+def _head_of(answer: dict[str, Any]) -> ResponseHead:
+    meta = answer["ResponseMetadata"]
+    headers = {str(name).lower(): str(value) for name, value in meta["HTTPHeaders"].items()}
+    return ResponseHead(status=int(meta["HTTPStatusCode"]), reason="", headers=headers, keep_alive=True)

@@ -1,0 +1,149 @@
+"""The pool: bounded, reusing, and quiet about connections that servers close between requests.
+
+One job: lend connections. A connection that turns out to have been closed while it was idle is replaced once by a
+fresh one, without the caller noticing: servers close idle connections whenever they like, and that is no failure.
+Per-loop: make and use it inside one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Self
+
+from aiockpt.errors import ClosedError, ConnectError, ReadError, TransportTimeout, WriteError
+from aiockpt.transport.connection import ChooseLanding, Connection, Request, Response
+
+#: How often stalls are looked for, as a share of the limit: a stall is noticed at most a quarter of the limit late.
+STALL_CHECKS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where connections go."""
+
+    scheme: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.host}:{self.port}"
+
+
+class ConnectionPool:
+    """Lends HTTP/1.1 connections, at most ``limit`` at once over all endpoints.
+
+    Attributes:
+        opened: connections made so far.
+        limit: most connections lent at once.
+    """
+
+    def __init__(
+        self, *, limit: int, connect_timeout_s: float, stall_timeout_s: float, tls: ssl.SSLContext | None
+    ) -> None:
+        self.limit = limit
+        self.opened = 0
+        self._connect_timeout_s = connect_timeout_s
+        self._stall_timeout_s = stall_timeout_s
+        self._tls = tls
+        self._slots = asyncio.Semaphore(limit)
+        self._idle: defaultdict[Endpoint, list[Connection]] = defaultdict(list)
+        self._busy: set[Connection] = set()
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    async def request(self, endpoint: Endpoint, request: Request, choose: ChooseLanding) -> Response:
+        """Perform one exchange on a pooled connection.
+
+        Raises:
+            ConnectError, ReadError, WriteError, TransportTimeout: the connection could not be made, broke or stalled.
+            ClosedError: the pool is closed.
+        """
+        async with self._slots:
+            connection = self._take_idle(endpoint)
+            if connection is not None:
+                try:
+                    return await self._exchange(endpoint, connection, request, choose)
+                except (ReadError, WriteError):
+                    if connection.heard:  # the server had begun to answer: a failure like any other
+                        raise
+            return await self._exchange(endpoint, await self._connect(endpoint), request, choose)
+
+    async def aclose(self) -> None:
+        """Close every connection; exchanges under way end with ``ReadError``."""
+        self._closed = True
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        for connection in [*self._busy, *(c for idle in self._idle.values() for c in idle)]:
+            connection.fail(ReadError("the connection pool was closed"))
+        self._idle.clear()
+        await asyncio.sleep(0)  # lets the transports call connection_lost
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    def _take_idle(self, endpoint: Endpoint) -> Connection | None:
+        if self._closed:
+            raise ClosedError("the connection pool is closed")
+        idle = self._idle[endpoint]
+        while idle:
+            connection = idle.pop()  # the last one used: least likely to have been closed
+            if connection.is_open:
+                return connection
+        return None
+
+    async def _exchange(
+        self, endpoint: Endpoint, connection: Connection, request: Request, choose: ChooseLanding
+    ) -> Response:
+        self._busy.add(connection)
+        self._watch()
+        try:
+            return await connection.exchange(request, choose)
+        finally:
+            self._busy.discard(connection)
+            if connection.is_open and not self._closed:
+                self._idle[endpoint].append(connection)
+            else:
+                connection.abort()
+
+    async def _connect(self, endpoint: Endpoint) -> Connection:
+        loop = asyncio.get_running_loop()
+        tls = self._tls if endpoint.scheme == "https" else None
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(loop),
+                    endpoint.host,
+                    endpoint.port,
+                    ssl=tls,
+                    server_hostname=endpoint.host if tls else None,
+                )
+        except TimeoutError as exc:
+            raise TransportTimeout(f"no connection to {endpoint} within {self._connect_timeout_s:g} s") from exc
+        except ssl.SSLCertVerificationError as exc:
+            raise ConnectError(
+                f"the certificate of {endpoint} is not trusted: {exc.verify_message}; name the authority with ca_bundle"
+            ) from exc
+        except OSError as exc:
+            raise ConnectError(f"cannot connect to {endpoint}: {exc}; check the endpoint URL and the network") from exc
+        self.opened += 1
+        return connection
+
+    def _watch(self) -> None:
+        """Keep one timer that looks for stalls while anything is under way."""
+        if self._watchdog is None:
+            loop = asyncio.get_running_loop()
+            self._watchdog = loop.call_later(self._stall_timeout_s / STALL_CHECKS, self._check_stalls)
+
+    def _check_stalls(self) -> None:
+        self._watchdog = None
+        now = asyncio.get_running_loop().time()
+        for connection in [c for c in self._busy if c.check_stall(now, self._stall_timeout_s)]:
+            connection.fail(TransportTimeout(f"no byte moved for {self._stall_timeout_s:g} s"))
+        if self._busy:
+            self._watch()

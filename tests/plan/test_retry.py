@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiockpt.errors import (
+    AccessDenied,
+    ChecksumMismatch,
+    ClosedError,
+    ConfigError,
+    ConnectError,
+    LocalProtocolError,
+    NotFound,
+    ObjectChanged,
+    PreconditionFailed,
+    ReadError,
+    RemoteProtocolError,
+    ServiceError,
+    ShortRead,
+    Throttled,
+    TransportError,
+    TransportTimeout,
+    WriteError,
+)
+from aiockpt.plan.retry import (
+    Backoff,
+    Operation,
+    RetryBudget,
+    RetryPolicy,
+    is_retryable,
+    needs_new_credentials,
+)
+
+ALL = frozenset(Operation)
+NONE: frozenset[Operation] = frozenset()
+BODY = frozenset({Operation.PUT, Operation.UPLOAD_PART})
+
+
+def answer(status: int, code: str = "", kind: type[ServiceError] = ServiceError) -> ServiceError:
+    return kind("m", status=status, code=code)
+
+
+@pytest.mark.parametrize(
+    ("error", "operations"),
+    [
+        (ConnectError("m"), ALL),
+        (ReadError("m"), ALL - {Operation.CREATE}),
+        (WriteError("m"), ALL - {Operation.CREATE}),
+        (TransportTimeout("m"), ALL - {Operation.CREATE}),
+        (TransportError("m"), ALL - {Operation.CREATE}),
+        (ShortRead("m"), {Operation.GET}),
+        (ChecksumMismatch("m"), BODY),
+        (ObjectChanged("m"), NONE),
+        (RemoteProtocolError("m"), NONE),
+        (LocalProtocolError("m"), NONE),
+        (ConfigError("m"), NONE),
+        (ClosedError("m"), NONE),
+        (asyncio.CancelledError(), NONE),
+        (KeyboardInterrupt(), NONE),
+        (ValueError("m"), NONE),
+        (ConnectionResetError("m"), NONE),  # the transport's edge gives it a type of ours
+        (Throttled("m", status=503, code="SlowDown"), ALL),
+        (Throttled("m"), ALL),
+        *((answer(status), ALL) for status in (429, 500, 502, 503, 504)),
+        *((answer(status), NONE) for status in (301, 400, 401, 403, 404, 405, 409, 411, 412, 416, 501, 505)),
+        (answer(200, "InternalError"), ALL),  # COMPLETE's and COPY's late errors
+        (answer(400, "RequestTimeout"), ALL),
+        (answer(403, "RequestTimeTooSkewed", AccessDenied), ALL),
+        (answer(409, "ConditionalRequestConflict", PreconditionFailed), ALL - {Operation.COMPLETE}),
+        (answer(409, "OperationAborted"), ALL),
+        (answer(412, "PreconditionFailed", PreconditionFailed), NONE),
+        (answer(400, "ExpiredToken"), ALL),
+        (answer(400, "BadDigest"), BODY),
+        (answer(400, "XAmzContentChecksumMismatch"), BODY),
+        (answer(400, "IncompleteBody"), BODY),
+        (answer(404, "NoSuchKey", NotFound), NONE),
+        (answer(404, "NoSuchUpload", NotFound), NONE),
+        (answer(403, "AccessDenied", AccessDenied), NONE),
+        (answer(403, "SignatureDoesNotMatch", AccessDenied), NONE),
+        (answer(403, "InvalidAccessKeyId", AccessDenied), NONE),
+    ],
+    ids=repr,
+)
+def test_is_retryable(error: BaseException, operations: frozenset[Operation]) -> None:
+    assert {operation for operation in Operation if is_retryable(error, operation)} == operations
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (answer(400, "ExpiredToken"), True),
+        (answer(403, "ExpiredToken", AccessDenied), True),
+        (answer(403, "AccessDenied", AccessDenied), False),
+        (ReadError("m"), False),
+        (ValueError(), False),
+    ],
+)
+def test_needs_new_credentials(error: BaseException, expected: bool) -> None:
+    assert needs_new_credentials(error) is expected
+
+
+# -- Backoff
+
+
+@given(attempt=st.integers(1, 10_000), seed=st.integers(0, 100))
+def test_delays_lie_between_zero_and_a_doubling_bound(attempt: int, seed: int) -> None:
+    delay = Backoff(0.1, 20.0, random.Random(seed)).delay(attempt)
+    assert 0 <= delay <= min(20.0, 0.1 * 2 ** min(attempt - 1, 20))
+
+
+def test_delays_are_spread_over_all_of_their_range() -> None:
+    backoff = Backoff(0.1, 20.0, random.Random(1))
+    delays = [backoff.delay(3) for _ in range(1000)]
+    assert min(delays) < 0.01
+    assert max(delays) > 0.39
+
+
+def test_retry_after_is_the_least_delay() -> None:
+    assert Backoff(0.1, 20.0, random.Random(1)).delay(1, retry_after_s=30.0) == 30.0
+
+
+def test_the_same_seed_gives_the_same_delays() -> None:
+    first, second = (Backoff(0.1, 20.0, random.Random(5)) for _ in range(2))
+    assert [first.delay(n) for n in range(1, 9)] == [second.delay(n) for n in range(1, 9)]
+
+
+# -- RetryPolicy
+
+
+def policy(max_attempts: int = 4, deadline_s: float = 10.0) -> RetryPolicy:
+    return RetryPolicy(max_attempts, deadline_s, Backoff(0.5, 2.0, random.Random(2)))
+
+
+def test_policy_gives_delays_until_the_attempts_are_used_up() -> None:
+    tries = policy()
+    delays = [tries.next_delay(ReadError("m"), Operation.GET, n, 0.0) for n in (1, 2, 3, 4)]
+    assert delays[3] is None
+    assert all(delay is not None and 0 <= delay <= 2.0 for delay in delays[:3])
+
+
+def test_policy_does_not_repeat_what_is_final() -> None:
+    assert policy().next_delay(answer(404, kind=NotFound), Operation.GET, 1, 0.0) is None
+
+
+def test_policy_starts_no_try_after_the_deadline() -> None:
+    assert policy().next_delay(ReadError("m"), Operation.GET, 1, 10.0) is None
+    assert policy().next_delay(ReadError("m"), Operation.GET, 1, 0.0, retry_after_s=10.0) is None
+    assert policy().next_delay(ReadError("m"), Operation.GET, 1, 0.0, retry_after_s=9.0) == 9.0
+
+
+def test_expired_credentials_are_replaced_at_once_but_not_in_a_tight_loop() -> None:
+    expired = answer(400, "ExpiredToken")
+    assert policy().next_delay(expired, Operation.GET, 1, 0.0) == 0.0
+    second = policy().next_delay(expired, Operation.GET, 2, 0.0)
+    assert second is not None
+    assert second > 0
+
+
+# -- RetryBudget
+
+
+def test_budget_lets_a_service_that_is_down_have_a_hundred_retries() -> None:
+    budget = RetryBudget()
+    assert sum(budget.try_spend(ReadError("m")) for _ in range(1000)) == 100
+
+
+def test_budget_charges_by_what_went_wrong() -> None:
+    budget = RetryBudget(100)
+    for error, left in (
+        (ReadError("m"), 95),
+        (TransportTimeout("m"), 85),
+        (Throttled("m"), 84),
+        (answer(500), 79),
+    ):
+        assert budget.try_spend(error)
+        assert budget.tokens == left
+
+
+def test_budget_gets_back_what_a_retry_that_helped_had_cost() -> None:
+    budget = RetryBudget(100)
+    budget.try_spend(TransportTimeout("m"))
+    budget.on_success(TransportTimeout("m"))
+    assert budget.tokens == 100
+
+
+def test_budget_recovers_by_successes_and_never_beyond_its_capacity() -> None:
+    budget = RetryBudget(10)
+    assert budget.try_spend(ReadError("m"))
+    assert not budget.try_spend(TransportTimeout("m"))
+    for expected in (6, 7, 8, 9, 10, 10):
+        budget.on_success()
+        assert budget.tokens == expected
+
+
+@given(
+    st.lists(st.sampled_from(["spend", "timeout", "throttle", "ok", "helped"]), max_size=300),
+    st.integers(0, 60),
+)
+def test_budget_stays_within_its_bounds(events: list[str], capacity: int) -> None:
+    budget = RetryBudget(capacity)
+    errors = {"spend": ReadError("m"), "timeout": TransportTimeout("m"), "throttle": Throttled("m")}
+    for event in events:
+        if event in errors:
+            before = budget.tokens
+            assert budget.try_spend(errors[event]) == (budget.tokens < before)
+        else:
+            budget.on_success(None if event == "ok" else ReadError("m"))
+        assert 0 <= budget.tokens <= capacity

@@ -206,8 +206,8 @@ class RetryBudget:
         return True
 
     def on_success(self, last_error: BaseException | None = None) -> None:
-        """Note a success: brings back the cost of the retry after ``last_error``, or a token for a first
-        try.""" gain = 1 if last_error is None else _cost(last_error)
+        """Note a success: it brings back what the retry after ``last_error`` cost, a first try one token."""
+        gain = 1 if last_error is None else _cost(last_error)
         self._tokens = min(self._capacity, self._tokens + gain)
 
 

@@ -23,7 +23,6 @@ from struct import Struct
 
 import torch
 
-from aiockpt.crc import crc32
 from aiockpt.archive.records import (
     ALIGNMENT,
     DESCRIPTOR,
@@ -36,6 +35,7 @@ from aiockpt.archive.records import (
     local_header,
 )
 from aiockpt.archive.tensor_pickle import tensor_pickle
+from aiockpt.crc import crc32
 
 _PICKLE, _PAYLOAD = b"archive/data.pkl", b"archive/data/0"
 _BEFORE_PAYLOAD = (
@@ -132,7 +132,7 @@ _END_DIRECTORY = END64.size + LOCATOR.size + 16
 
 
 class _NarrowTail:
-    """A template of tails: for one pickle length, and all narrow payload lengths equal modulo the alignment."""
+    """A template of tails, for one pickle length and narrow payload lengths equal modulo the alignment."""
 
     __slots__ = ("_at", "_bytes", "_payload_offset")
 

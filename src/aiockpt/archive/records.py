@@ -54,8 +54,8 @@ def _flags(nbytes: int) -> int:
     return _UTF8_NAME | DESCRIPTOR_FOLLOWS if nbytes else _UTF8_NAME
 
 
-def _zip64_extra(nbytes: int, offset: int) -> bytes:
-    numbers = [nbytes, nbytes] if nbytes >= ZIP64_FROM else []
+def _zip64_extra(nbytes: int, stored_nbytes: int, offset: int) -> bytes:
+    numbers = [nbytes, stored_nbytes] if nbytes >= ZIP64_FROM else []
     if offset >= ZIP64_FROM:
         numbers.append(offset)
     if not numbers:
@@ -65,7 +65,7 @@ def _zip64_extra(nbytes: int, offset: int) -> bytes:
 
 def local_header(name: bytes, nbytes: int, offset: int) -> bytes:
     """The local header at *offset* of a record of *nbytes*, padded so that its data is aligned."""
-    extra = _zip64_extra(nbytes, offset)
+    extra = _zip64_extra(nbytes, 0, offset)  # torch counts what is stored only while it writes
     padding = -(offset + LOCAL.size + len(name) + len(extra) + 4) % ALIGNMENT
     extra += b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
     return (
@@ -83,22 +83,20 @@ def descriptor(crc: int, nbytes: int, offset: int) -> bytes:
 
 def central_entry(name: bytes, crc: int, nbytes: int, offset: int) -> bytes:
     """The directory's entry for a record whose local header is at *offset*."""
-    extra, flags = _zip64_extra(nbytes, offset), _flags(nbytes)
+    extra, flags = _zip64_extra(nbytes, nbytes, offset), _flags(nbytes)
     nbytes, offset = min(nbytes, ZIP64_FROM), min(offset, ZIP64_FROM)
-    # fmt: off
-    return CENTRAL.pack(CENTRAL_SIGNATURE, 0, 0, flags, 0, 0, 0, crc, nbytes, nbytes, len(name), len(extra), 0, 0, 0, 0,
-                        offset) + name + extra
-    # fmt: on
+    lengths = (nbytes, nbytes, len(name), len(extra))
+    fixed = CENTRAL.pack(CENTRAL_SIGNATURE, 0, 0, flags, 0, 0, 0, crc, *lengths, 0, 0, 0, 0, offset)
+    return fixed + name + extra
 
 
 def end_of_directory(entries: int, directory_offset: int, directory_nbytes: int) -> bytes:
     """The zip64 end record, its locator and the end record, for a directory at *directory_offset*."""
     end64_offset = directory_offset + directory_nbytes
-    # fmt: off
+    counts = (0, 0, entries, entries, directory_nbytes)
+    end64 = (END64_SIGNATURE, END64.size - 12, _END64_MADE_BY, _END64_NEEDED, *counts, directory_offset)
     return (
-        END64.pack(END64_SIGNATURE, END64.size - 12, _END64_MADE_BY, _END64_NEEDED, 0, 0, entries, entries,
-                   directory_nbytes, directory_offset)
+        END64.pack(*end64)
         + LOCATOR.pack(LOCATOR_SIGNATURE, 0, end64_offset, 1)
-        + END.pack(END_SIGNATURE, 0, 0, entries, entries, directory_nbytes, min(directory_offset, ZIP64_FROM), 0)
+        + END.pack(END_SIGNATURE, *counts, min(directory_offset, ZIP64_FROM), 0)
     )
-    # fmt: on

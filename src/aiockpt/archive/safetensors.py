@@ -54,7 +54,7 @@ class StoredTensor:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A file's header: where in the file its data starts, its tensors in the order of their bytes, metadata."""
+    """A file's header: where its data starts in the file, its tensors in the order of their bytes."""
 
     data_offset: int
     tensors: tuple[StoredTensor, ...]

@@ -36,8 +36,9 @@ def _dtypes_known_to_this_torch(*names: str) -> dict[str, torch.dtype]:
 
 # fmt: off
 NAMED_DTYPES: dict[str, torch.dtype] = _dtypes_known_to_this_torch(
-    "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu", "float4_e2m1fn_x2",
-    "uint16", "uint32", "uint64", "complex32", "bits8", "bits16", "bits1x8", "bits2x4", "bits4x2",
+    "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu",
+    "float4_e2m1fn_x2", "uint16", "uint32", "uint64", "complex32",
+    "bits8", "bits16", "bits1x8", "bits2x4", "bits4x2",
 )
 # fmt: on
 

@@ -71,7 +71,7 @@ def tensor_facts(pickle: bytes) -> TensorFacts:
 
 @dataclass(slots=True)
 class _Machine:
-    """The pickle's stack, marks and memo; values are ints, bools, strings, tuples and this module's classes."""
+    """The pickle's stack, marks and memo, of ints, bools, strings, tuples and this module's classes."""
 
     pickle: bytes
     at: int = 0
@@ -143,7 +143,11 @@ def _name(machine: _Machine) -> None:
 
 
 def _storage(machine: _Machine) -> None:
-    kind, storage_type, key, location, units = machine.stack.pop()
+    reference = machine.stack.pop()
+    require(
+        isinstance(reference, tuple) and len(reference) == 5, "the pickle refers to what is not a storage"
+    )
+    kind, storage_type, key, location, units = reference
     require(isinstance(kind, str) and kind == "storage", "the pickle refers to what is not a storage")
     require(isinstance(location, str) and location == "cpu", "the stored tensor was not a CPU tensor")
     require(

@@ -15,12 +15,12 @@ from math import prod
 
 import torch
 
-from aiockpt.crc import Bytes, crc32
 from aiockpt.archive.frame import Frame, contiguous_frame, contiguous_stride
 from aiockpt.archive.surprise import StridedPayload, Surprise, require
 from aiockpt.archive.tensor_pickle import picklable
 from aiockpt.archive.tensor_unpickle import TensorFacts, tensor_facts
 from aiockpt.archive.zip_directory import Ends, Entry, content_of, directory, end_of_data, local_at
+from aiockpt.crc import Bytes, crc32
 from aiockpt.errors import ChecksumMismatch
 
 _PAYLOAD_NAME = b"/data/0"
@@ -71,7 +71,7 @@ def confirm(
     dtype: torch.dtype,
     shape: Sequence[int],
 ) -> int | None:
-    """Prove that an item's payload was taken from its place and is a row-major tensor of this dtype and shape.
+    """Prove that an item's payload is in its place and is a row-major tensor of *dtype* and *shape*.
 
     *head* are the item's bytes up to the payload, *tail* those after it. Nothing is said about the payload's
     bytes: compare their CRC32 with the one returned.

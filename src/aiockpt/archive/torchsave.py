@@ -17,10 +17,10 @@ from typing import IO, Protocol, cast
 import torch
 from torch.serialization import get_crc32_options, set_crc32_options
 
-from aiockpt.crc import Bytes, crc32
 from aiockpt.archive.frame import contiguous_frame, frame_of
 from aiockpt.archive.tensor_pickle import picklable
 from aiockpt.archive.torchload import locate
+from aiockpt.crc import Bytes, crc32
 
 _PAYLOAD_MAY_BE_COPIED = 64 * 1024
 _PyBUF_WRITE = 0x200

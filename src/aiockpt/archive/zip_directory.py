@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from aiockpt.crc import crc32
 from aiockpt.archive.records import (
     CENTRAL,
     CENTRAL_SIGNATURE,
@@ -29,6 +28,7 @@ from aiockpt.archive.records import (
     ZIP64_FROM,
 )
 from aiockpt.archive.surprise import Surprise, require
+from aiockpt.crc import crc32
 
 _ENCRYPTED = 0x0001
 

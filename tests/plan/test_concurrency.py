@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiockpt.model import MiB
+from aiockpt.plan.concurrency import HOLD_WINDOWS, SETTLE_S, WINDOW_S, ConcurrencyController
+
+MB = 1_000_000
+TICK_S = 0.002
+
+
+@dataclass
+class Link:
+    """A service behind a network, as a fluid model: what it gives to how many connections."""
+
+    connection_rate: float  # bytes/s of one connection
+    total_rate: float  # bytes/s of all together
+    latency_s: float
+    allowed: int = 10_000  # requests at once; more are throttled
+    noise: float = 0.0  # relative, of the total rate in a tick
+
+
+class Simulation:
+    """A client that keeps the controller's limit of requests running, in steps of virtual time."""
+
+    def __init__(
+        self,
+        link: Link,
+        start: int = 16,
+        *,
+        by_bytes: bool = True,
+        request: int = 8 * MiB,
+    ) -> None:
+        self.link = link
+        self.now = 0.0
+        self.request = request
+        self.by_bytes = by_bytes
+        self.controller = ConcurrencyController(1, 256, start)
+        self.waiting: list[float] = []  # when the first byte of each request comes
+        self.left: list[float] = []  # bytes left of each request that is being answered
+        self.rng = random.Random(1)
+        self.throttled = 0
+
+    def run(self, seconds: float) -> float:
+        """Bytes per second over the given time."""
+        end = self.now + seconds
+        moved = 0.0
+        while self.now < end:
+            moved += self._tick()
+        return moved / seconds
+
+    def _tick(self) -> float:
+        self.now += TICK_S
+        while len(self.waiting) + len(self.left) < self.controller.limit:
+            self.waiting.append(self.now + self.link.latency_s)
+        self._answer()
+        return self._move()
+
+    def _answer(self) -> None:
+        ready = sum(at < self.now + TICK_S for at in self.waiting)
+        self.waiting = [at for at in self.waiting if at >= self.now + TICK_S]
+        accepted = min(ready, max(0, self.link.allowed - len(self.left)))
+        self.left += [float(self.request)] * accepted
+        for _ in range(ready - accepted):
+            self.throttled += 1
+            self.controller.on_throttle(self.now)
+
+    def _move(self) -> float:
+        if not self.left:
+            return 0.0
+        total = self.link.total_rate * (1 + self.link.noise * self.rng.uniform(-1, 1))
+        step = min(self.link.connection_rate, total / len(self.left)) * TICK_S
+        moved = sum(min(step, left) for left in self.left)
+        ended = sum(left <= step for left in self.left)
+        self.left = [left - step for left in self.left if left > step]
+        if self.by_bytes:
+            self.controller.on_bytes(int(moved), self.now)
+        else:
+            for _ in range(ended):
+                self.controller.on_complete(self.request, self.now)
+        return moved
+
+
+REGION = Link(connection_rate=90 * MB, total_rate=1500 * MB, latency_s=0.02)
+LOOPBACK = Link(connection_rate=3000 * MB, total_rate=3000 * MB, latency_s=0.0002)
+
+
+@pytest.mark.parametrize("request_bytes", [4 * MiB, 8 * MiB, 16 * MiB])
+def test_a_link_of_many_slow_connections_is_filled_within_half_a_second(request_bytes: int) -> None:
+    simulation = Simulation(REGION, request=request_bytes)
+    simulation.run(0.5)
+    assert simulation.run(0.3) >= 0.9 * REGION.total_rate
+    assert simulation.run(5) >= 0.9 * REGION.total_rate
+    assert simulation.controller.limit <= 80
+
+
+def test_reports_of_ended_requests_do_too() -> None:
+    simulation = Simulation(REGION, by_bytes=False)
+    simulation.run(1.0)
+    assert simulation.run(3) >= 0.9 * REGION.total_rate
+    assert simulation.controller.limit <= 80
+
+
+def test_a_wide_link_gets_all_the_connections_that_it_can_use() -> None:
+    simulation = Simulation(Link(90 * MB, 10_000 * MB, 0.02))
+    simulation.run(2)
+    assert simulation.run(1) >= 0.9 * 10_000 * MB
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_the_limit_does_not_run_away_on_loopback(noise: float) -> None:
+    link = Link(LOOPBACK.connection_rate, LOOPBACK.total_rate, LOOPBACK.latency_s, noise=noise)
+    simulation = Simulation(link)
+    assert simulation.run(60) >= 0.95 * link.total_rate
+    assert simulation.controller.limit <= 24
+
+
+def test_throttling_brings_the_limit_down_to_what_the_service_takes() -> None:
+    link = Link(90 * MB, 1500 * MB, 0.02, allowed=8)
+    simulation = Simulation(link, start=64)
+    simulation.run(2)
+    assert simulation.controller.limit <= 12
+    simulation.throttled = 0
+    assert simulation.run(10) >= 0.6 * 8 * 90 * MB
+    assert simulation.throttled <= 10 * 10  # about one for each attempt to raise the limit
+
+
+def test_the_limit_recovers_when_throttling_ends() -> None:
+    link = Link(90 * MB, 1500 * MB, 0.02, allowed=4)
+    simulation = Simulation(link)
+    simulation.run(2)
+    assert simulation.controller.limit <= 6
+    link.allowed = 10_000
+    simulation.run(5)
+    assert simulation.run(1) >= 0.9 * 1500 * MB
+
+
+def test_the_limit_follows_a_link_that_becomes_wider() -> None:
+    link = Link(90 * MB, 500 * MB, 0.02)
+    simulation = Simulation(link, start=4)
+    simulation.run(3)
+    link.total_rate = 1500 * MB
+    simulation.run(6)
+    assert simulation.run(1) >= 0.9 * 1500 * MB
+
+
+# -- the rules one by one
+
+
+def feed(controller: ConcurrencyController, rate: float, start: float, seconds: float) -> float:
+    """Report ``rate`` bytes/s every 10 ms; returns the time at the end."""
+    ticks = round(seconds / 0.01)
+    for tick in range(1, ticks + 1):
+        controller.on_bytes(int(rate * 0.01), start + tick * 0.01)
+    return start + ticks * 0.01
+
+
+ROUND_S = SETTLE_S + WINDOW_S + 0.03
+
+
+def test_growth_is_doubled_until_it_stops_paying() -> None:
+    controller = ConcurrencyController(1, 256, 16)
+    now = feed(controller, 100 * MB, 0.0, ROUND_S)
+    assert controller.limit == 32
+    now = feed(controller, 200 * MB, now, ROUND_S)
+    assert controller.limit == 64
+    feed(controller, 204 * MB, now, ROUND_S)
+    assert controller.limit == 40  # back, with a quarter in reserve
+
+
+def test_throttled_answers_at_one_time_count_once() -> None:
+    controller = ConcurrencyController(1, 256, 64)
+    for _ in range(20):
+        controller.on_throttle(1.0)
+    controller.on_throttle(1.0 + WINDOW_S / 2)
+    assert controller.limit == 32
+    controller.on_throttle(1.0 + WINDOW_S)
+    assert controller.limit == 16
+
+
+def test_an_attempt_that_brings_nothing_is_taken_back() -> None:
+    controller = ConcurrencyController(1, 256, 32)
+    controller.on_throttle(0.0)
+    now = 0.0
+    limits = []
+    for _ in range(4 * HOLD_WINDOWS * 10):
+        now = feed(controller, 100 * MB, now, 0.01)
+        limits.append(controller.limit)
+    assert set(limits) == {16, 18}
+    assert limits.count(18) < len(limits) / 6
+
+
+def test_a_pause_is_no_drop_of_throughput() -> None:
+    controller = ConcurrencyController(1, 256, 16)
+    now = feed(controller, 100 * MB, 0.0, ROUND_S)
+    feed(controller, 200 * MB, now + 60, ROUND_S)
+    assert controller.limit == 64
+
+
+@given(
+    events=st.lists(
+        st.tuples(st.sampled_from(["bytes", "complete", "throttle"]), st.floats(0, 0.3)), max_size=200
+    ),
+    smallest=st.integers(1, 8),
+    more=st.tuples(st.integers(0, 20), st.integers(0, 20)),
+)
+def test_the_limit_stays_within_its_bounds(
+    events: list[tuple[str, float]], smallest: int, more: tuple[int, int]
+) -> None:
+    start = smallest + more[0]
+    largest = start + more[1]
+    controller = ConcurrencyController(smallest, largest, start)
+    now = 0.0
+    for event, pause in events:
+        now += pause
+        if event == "bytes":
+            controller.on_bytes(10 * MB, now)
+        elif event == "complete":
+            controller.on_complete(10 * MB, now)
+        else:
+            controller.on_throttle(now)
+        assert smallest <= controller.limit <= largest

@@ -68,6 +68,11 @@ class Call(Generic[T]):
                 concurrent.futures.wait([self._outcome], EXIT_TIMEOUT_S)
             raise
 
+    @property
+    def done(self) -> bool:
+        """Whether the work has ended, however."""
+        return self._outcome.done()
+
     def cancel(self) -> None:
         """Cancel the work; ``wait`` tells when it has ended."""
         self._bridge.call_soon(lambda: self._task.cancel())  # after _begin, which was called soon before

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 import anyio
 
 from aiockpt.errors import AiockptError, Throttled
-from aiockpt.plan.retry import Operation, RetryPolicy, needs_new_credentials
+from aiockpt.plan.retry import Operation, RetryBudget, RetryPolicy, needs_new_credentials
 
 logger = logging.getLogger("aiockpt")
 
@@ -30,6 +30,7 @@ class Attempts:
 
     Args:
         policy: decides, from the error, the attempts and the time, whether and when to try again.
+        budget: shared by all operations, so that a service that is down is not besieged.
         now: the clock that ``policy`` is told, in seconds.
         on_throttle: called when the service asks to slow down, with the operation.
         renew_credentials: called when the service says that they have expired.
@@ -38,11 +39,13 @@ class Attempts:
     def __init__(
         self,
         policy: RetryPolicy,
+        budget: RetryBudget,
         now: Callable[[], float],
         on_throttle: Callable[[Operation], None],
         renew_credentials: Callable[[], Awaitable[None]],
     ) -> None:
         self._policy = policy
+        self._budget = budget
         self._now = now
         self._on_throttle = on_throttle
         self._renew_credentials = renew_credentials
@@ -68,6 +71,7 @@ class Attempts:
         """
         started = self._now()
         tries = fruitless = 0
+        last_error: AiockptError | None = None
         while True:
             tries += 1
             before = progress()
@@ -77,19 +81,24 @@ class Attempts:
                 fruitless = 1 if progress() > before else fruitless + 1
                 delay = await self._delay(error, operation, fruitless, self._now() - started)
                 if delay is None:
-                    raise error.after(tries, self._now() - started)  # noqa: B904  # the same error
+                    error.after(tries, self._now() - started)
+                    raise
                 logger.debug("%s: attempt %d failed, next in %.2f s: %s", operation.name, tries, delay, error)
+                last_error = error
             else:
-                self._policy.succeeded(tries)
+                self._budget.on_success(last_error)
                 return answer
             if stats is not None:
                 stats.retries += 1
             await anyio.sleep(delay)
 
     async def _delay(self, error: AiockptError, operation: Operation, tries: int, elapsed_s: float) -> float | None:
+        """Seconds until the next try, or None; does what the error asks for besides."""
         if isinstance(error, Throttled):
             self._on_throttle(operation)
         delay = self._policy.next_delay(error, operation, tries, elapsed_s)
-        if delay is not None and needs_new_credentials(error):
+        if delay is None or not self._budget.try_spend(error):
+            return None
+        if needs_new_credentials(error):
             await self._renew_credentials()
         return delay

@@ -1,15 +1,16 @@
 """The byte budget: one bound over everything staged in memory, shared by all saves and loads of an engine.
 
-``try_reserve`` may refuse; ``reserve`` waits, and always gets through in the end: a request larger than the whole
-budget is granted when nothing else is reserved. Thread-safe: staging happens on the callers' threads.
+``try_reserve`` may refuse; ``reserve`` waits, and gets through in the end: a request larger than the whole budget is
+granted when nothing else is reserved. Thread-safe: staging happens on the callers' threads.
 
-To keep clear of deadlock, a caller who holds reservations that only it can release uses ``try_reserve`` and releases
-something when refused; it calls ``reserve`` only while it holds nothing.
+To keep clear of deadlock, ``reserve`` is for those who hold nothing that only they can release; others use
+``try_reserve`` and, when it refuses, release something, or ``overdraw`` if they have nothing to release yet.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 
 class ByteBudget:
@@ -17,7 +18,7 @@ class ByteBudget:
 
     Attributes:
         limit_bytes: the bound.
-        reserved_bytes: what is reserved now; above the limit only while one oversized reservation stands alone.
+        reserved_bytes: what is reserved now.
         peak_bytes: the most that was ever reserved.
     """
 
@@ -32,10 +33,21 @@ class ByteBudget:
         with self._freed:
             return self._take_if_room(nbytes)
 
-    def reserve(self, nbytes: int) -> None:
-        """Reserve, waiting for room; blocks the thread, so never call it on a loop thread."""
+    def reserve(self, nbytes: int, give_up: Callable[[], bool] = lambda: False) -> bool:
+        """Reserve, waiting for room; blocks the thread, so never call it on a loop thread.
+
+        Returns:
+            False if ``give_up()`` became true first (looked at whenever something is released); nothing is reserved.
+        """
         with self._freed:
-            self._freed.wait_for(lambda: self._take_if_room(nbytes))
+            while not (taken := self._take_if_room(nbytes)) and not give_up():
+                self._freed.wait()
+            return taken
+
+    def overdraw(self, nbytes: int) -> None:
+        """Reserve without waiting and beyond the bound: for those for whom waiting would be for ever."""
+        with self._freed:
+            self._take(nbytes)
 
     def release(self, nbytes: int) -> None:
         """Give back what was reserved."""
@@ -47,6 +59,9 @@ class ByteBudget:
     def _take_if_room(self, nbytes: int) -> bool:
         if self.reserved_bytes and self.reserved_bytes + nbytes > self.limit_bytes:
             return False
+        self._take(nbytes)
+        return True
+
+    def _take(self, nbytes: int) -> None:
         self.reserved_bytes += nbytes
         self.peak_bytes = max(self.peak_bytes, self.reserved_bytes)
-        return True

@@ -1,35 +1,262 @@
 """The engine: S3 as awaitable operations, with retries, bounded concurrency and zero-copy bulk transfers.
 
 It composes ``plan`` (decisions), ``s3`` and ``transport`` (I/O). Per-loop: enter it on the loop that will use it; the
-blocking world reaches it through the bridge. An engine is used by any number of tasks at once.
+blocking world reaches it through the bridge. Any number of tasks use one engine at once.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Self
 
 import anyio
+import anyio.to_thread
 
 from aiockpt.config import S3ClientConfig
-from aiockpt.crc import crc32
+from aiockpt.engine.assembler import PartAssembler
 from aiockpt.engine.attempts import Attempts
 from aiockpt.engine.budget import ByteBudget
 from aiockpt.engine.download import Download, DownloadStats, Job, Read
-from aiockpt.engine.rename import Renaming
-from aiockpt.engine.upload import OutgoingPart, Upload
+from aiockpt.engine.upload import OutgoingObject, OutgoingPart, Upload
 from aiockpt.errors import NotFound
-from aiockpt.model import ByteRange, MiB, ObjectId, ObjectInfo
+from aiockpt.model import ByteRange, GiB, ObjectId, ObjectInfo
 from aiockpt.plan.concurrency import ConcurrencyController
-from aiockpt.plan.parts import cut
+from aiockpt.plan.parts import copy_parts, part_bytes, part_bytes_at
 from aiockpt.plan.request_size import request_bytes
-from aiockpt.plan.retry import Backoff, Operation, RetryPolicy
-from aiockpt.s3.bulk import Payload
+from aiockpt.plan.retry import Backoff, Operation, RetryBudget, RetryPolicy
 from aiockpt.s3.client import S3Client
-from aiockpt.s3.control import ListedObject, PendingUpload
+from aiockpt.s3.control import ListedObject, PendingUpload, UploadedPart
 
 #: Connections to begin with, per direction. 4 to 16 serve a fast local link equally well, and on an S3-like link
 #: (about 90 MB/s a connection) 16 are a good step towards 10 Gbit/s; the controller moves on from there.
 START_CONNECTIONS = 16
+
+#: S3's limit of one CopyObject; larger objects are copied part by part.
+MAX_COPY_BYTES = 5 * GiB
+
+#: Parts of a multipart copy: the service copies them without us, so they may be large.
+COPY_PART_BYTES = GiB
+
+
+class Engine:
+    """Awaitable S3 for checkpoints; an async context manager.
+
+    Attributes:
+        config: its settings.
+        client: the S3 client under it.
+        budget: bound of the bytes staged by all who use this engine.
+        get_control, put_control: how many requests run at once in each direction; they learn over the engine's life.
+        attempts: runs an operation with retries.
+    """
+
+    client: S3Client
+
+    def __init__(self, config: S3ClientConfig | None = None, region: str | None = None) -> None:
+        self.config = config or S3ClientConfig()
+        self.client = S3Client(self.config, region)
+        self.budget = ByteBudget(self.config.memory_bytes)
+        self.get_control = self._new_control()
+        self.put_control = self._new_control()
+        self.attempts = Attempts(
+            RetryPolicy(
+                max_attempts=self.config.max_attempts,
+                deadline_s=self.config.operation_timeout_s or math.inf,
+                backoff=Backoff(self.config.backoff_base_s, self.config.backoff_cap_s, random.Random()),  # noqa: S311
+            ),
+            RetryBudget(),
+            self.now,
+            self._on_throttle,
+            self.client.renew_credentials,
+        )
+        self._exits = AsyncExitStack()
+        self._scrap = memoryview(b"")
+
+    async def __aenter__(self) -> Self:
+        await self._exits.enter_async_context(self.client)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._exits.aclose()
+
+    # ---- reading
+
+    async def fetch_into(self, reads: Sequence[Read]) -> DownloadStats:
+        """Fetch ranges into memory: coalesced, split, concurrent.
+
+        The memory stays the caller's; it must not be touched until this returns. After an error or a cancellation no
+        byte is written to it any more, and what it holds is undefined.
+
+        Raises:
+            NotFound, AccessDenied, ServiceError: the service refuses.
+            ShortRead: an object ends before a range does.
+            ObjectChanged: an object was replaced meanwhile.
+            TransportError: the network fails, after all retries.
+        """
+        download = Download(self, lambda _: None)
+        download.submit([Job(reads)])
+        download.finish()
+        return await download.run()
+
+    async def get(self, source: ObjectId) -> bytes:
+        """A whole object of unknown size.
+
+        Objects larger than what a single buffered answer may hold are fetched as ranges.
+        """
+        info = await self.head(source)
+        buffer = bytearray(info.size)
+        await self.fetch_into([Read(source, ByteRange(0, info.size), memoryview(buffer))])
+        return bytes(buffer)
+
+    async def get_small(self, source: ObjectId) -> tuple[bytes, str]:
+        """A whole small object (16 MiB at most) in one request, with its ETag."""
+        bulk = await self.client.bulk(source.bucket)
+        return await self.attempts(Operation.GET, lambda: bulk.get_whole(source))
+
+    async def head(self, target: ObjectId) -> ObjectInfo:
+        """Size and ETag of an object.
+
+        Raises:
+            NotFound: there is none.
+        """
+        return await self.attempts(Operation.HEAD, lambda: self.client.control.head(target))
+
+    async def exists(self, target: ObjectId) -> bool:
+        """Whether the object exists; any other trouble than its absence raises."""
+        try:
+            await self.head(target)
+        except NotFound as error:
+            if error.code == "NoSuchBucket":
+                raise
+            return False
+        return True
+
+    def list(self, prefix: ObjectId, delimiter: str = "") -> AsyncIterator[ListedObject | str]:
+        """Objects whose key starts with ``prefix.key``, in key order, and common prefixes as ``str``."""
+        return self.client.control.list(prefix, delimiter)
+
+    def pending_uploads(self, prefix: ObjectId) -> AsyncIterator[PendingUpload]:
+        """Multipart uploads that were begun under a prefix and neither completed nor aborted."""
+        return self.client.control.pending_uploads(prefix)
+
+    # ---- writing
+
+    async def put(
+        self, target: ObjectId, views: Sequence[bytes | bytearray | memoryview], *, if_none_match: bool = False
+    ) -> ObjectInfo:
+        """Write an object from memory, in order, without copying it; several parts when it is large.
+
+        The memory must stay as it is until this returns. After an error or a cancellation there is no new object, and
+        no upload is left behind.
+
+        Raises:
+            PreconditionFailed: ``if_none_match`` was asked for and the object exists.
+        """
+        upload = Upload(self)
+        outgoing = upload.begin(target, if_none_match=if_none_match)
+        total = sum(memoryview(view).nbytes for view in views)
+        parts: list[OutgoingPart] = []
+        assembler = PartAssembler(self.part_sizes(total), parts.append, lambda _: None)
+
+        def assemble() -> None:
+            for view in views:
+                assembler.write(view, view)
+            assembler.finish()
+
+        await anyio.to_thread.run_sync(assemble)  # one pass of CRC32
+        self.submit_parts(outgoing, parts, assembler)
+        upload.finish()
+        await upload.run()
+        assert outgoing.info is not None
+        return outgoing.info
+
+    def submit_parts(self, outgoing: OutgoingObject, parts: Sequence[OutgoingPart], assembler: PartAssembler) -> None:
+        """Submit all parts of an object and seal it."""
+        for part in parts:
+            outgoing.submit(part)
+        outgoing.seal(assembler.nbytes, assembler.crc32)
+
+    async def delete(self, target: ObjectId) -> None:
+        """Delete an object; one that is not there counts as deleted."""
+        await self.attempts(Operation.DELETE, lambda: self.client.control.delete(target))
+
+    async def copy(self, source: ObjectId, target: ObjectId) -> None:
+        """Copy an object within the service, whatever its size."""
+        info = await self.head(source)
+        control = self.client.control
+        if info.size <= MAX_COPY_BYTES:
+            await self.attempts(Operation.COPY, lambda: control.copy(source, target))
+            return
+        upload_id = await self.attempts(Operation.CREATE, lambda: control.create_upload(target, checksums=False))
+        try:
+            parts = await self._copy_parts(source, target, upload_id, copy_parts(info.size, COPY_PART_BYTES))
+            await self.attempts(
+                Operation.COMPLETE, lambda: control.complete_upload(target, upload_id, parts, crc32=None)
+            )
+        except BaseException:
+            with anyio.move_on_after(1, shield=True):
+                await control.abort_upload(target, upload_id)
+            raise
+
+    async def _copy_parts(
+        self, source: ObjectId, target: ObjectId, upload_id: str, spans: Sequence[ByteRange]
+    ) -> list[UploadedPart]:
+        copied: dict[int, UploadedPart] = {}
+        limiter = anyio.CapacityLimiter(START_CONNECTIONS)
+
+        async def copy_one(number: int, span: ByteRange) -> None:
+            async with limiter:
+                copied[number] = await self.attempts(
+                    Operation.COPY,
+                    lambda: self.client.control.copy_part(source, target, upload_id, number, span),
+                )
+
+        async with anyio.create_task_group() as group:
+            for number, span in enumerate(spans, 1):
+                group.start_soon(copy_one, number, span)
+        return [copied[number] for number in sorted(copied)]
+
+    # ---- for the sessions
+
+    @property
+    def checksums(self) -> bool:
+        """Whether what is written is sent with its CRC32, for the service to check."""
+        return self.config.checksum == "crc32"
+
+    def part_sizes(self, total_bytes: int | None) -> Callable[[int], int]:
+        """The size of each part (numbered from 1) of an object of ``total_bytes``; None: not known."""
+        if total_bytes is None:
+            return partial(part_bytes_at, preferred=self.config.part_size)
+        size = part_bytes(total_bytes, self.config.part_size)
+        return lambda _: size
+
+    def request_bytes(self, total_bytes: int) -> int:
+        """How large the range requests for ``total_bytes`` should be."""
+        return request_bytes(
+            total_bytes,
+            self.get_control.limit,
+            smallest=self.config.part_size // 2,
+            largest=self.config.part_size * 2,
+        )
+
+    def scrap(self, nbytes: int) -> memoryview:
+        """Memory for bytes that nobody wants; shared, written to by anyone, never read."""
+        if len(self._scrap) < nbytes:
+            self._scrap = memoryview(bytearray(max(nbytes, self.config.max_gap_bytes)))
+        return self._scrap[:nbytes]
+
+    @staticmethod
+    def now() -> float:
+        """The loop's clock, in seconds."""
+        return anyio.current_time()
+
+    def _new_control(self) -> ConcurrencyController:
+        largest = self.config.max_connections
+        return ConcurrencyController(smallest=1, largest=largest, start=min(START_CONNECTIONS, largest))
+
+    def _on_throttle(self, operation: Operation) -> None:
+        control = self.put_control if operation in {Operation.PUT, Operation.UPLOAD_PART} else self.get_control
+        control.on_throttle(self.now())

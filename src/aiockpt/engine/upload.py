@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -41,13 +41,13 @@ class OutgoingPart:
         number: from 1.
         payload: its memory (the caller's, kept alive through ``owners``) and CRC32.
         owners: whatever the payload's views point into.
-        token: the caller's, given back when the part has been sent.
+        staged_bytes: how many of its bytes are copies that the byte budget accounts for.
     """
 
     number: int
     payload: Payload
     owners: Sequence[object] = ()
-    token: Any = None
+    staged_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -106,7 +106,7 @@ class OutgoingObject:
             self._send_soon(self._take_held())
         self._send_soon(part)
 
-    def seal(self, nbytes: int, crc32: int | None) -> None:
+    def seal(self, nbytes: int, crc32: int) -> None:
         """All parts were submitted (at least one, perhaps empty): this is the whole object's size and CRC32."""
         self._sealed = Payload((), nbytes, crc32)
         if self._created is None:
@@ -154,7 +154,8 @@ class OutgoingObject:
     async def _create(self) -> None:
         engine = self._upload.engine
         self._upload_id = await engine.attempts(
-            Operation.CREATE, lambda: engine.client.control.create_upload(self.target, checksums=engine.checksums)
+            Operation.CREATE,
+            lambda: engine.client.control.create_upload(self.target, checksums=engine.checksums),
         )
         assert self._created is not None
         self._created.set()
@@ -190,11 +191,42 @@ class OutgoingObject:
     async def _complete(self) -> None:
         engine, sealed = self._upload.engine, self._sealed
         assert sealed is not None
+        crc32 = sealed.crc32 if engine.checksums else None
         parts = [self._sent[number] for number in sorted(self._sent)]
-        etag = await engine.complete(
-            self.target, self._upload_id, parts, sealed.nbytes, sealed.crc32, if_none_match=self._if_none_match
-        )
-        self._stands(ObjectInfo(sealed.nbytes, etag))
+        tries = 0
+
+        async def attempt() -> ObjectInfo:
+            nonlocal tries
+            tries += 1
+            try:
+                return await engine.client.control.complete_upload(
+                    self.target, self._upload_id, parts, crc32=crc32, if_none_match=self._if_none_match
+                )
+            except NotFound:
+                if tries == 1:
+                    raise
+                return await self._completed_unheard(sealed.nbytes)
+
+        answer = await engine.attempts(Operation.COMPLETE, attempt)
+        self._stands(ObjectInfo(sealed.nbytes, answer.etag))
+
+    async def _completed_unheard(self, nbytes: int) -> ObjectInfo:
+        """An upload that is gone at the second try was completed by the first, whose answer was lost: look.
+
+        Raises:
+            NotFound: there is no object of this size, so the upload really is lost.
+        """
+        info = await self._upload.engine.client.control.head(self.target)
+        if info.size != nbytes:
+            raise NotFound(
+                f"the multipart upload of {self.target.uri} is gone and the object there has {info.size} bytes instead "
+                f"of {nbytes}: another writer?",
+                status=404,
+                code="NoSuchUpload",
+                bucket=self.target.bucket,
+                key=self.target.key,
+            )
+        return info
 
     def _stands(self, info: ObjectInfo) -> None:
         self.info = info

@@ -49,11 +49,11 @@ class RangeTransfer:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """What a PUT or UploadPart sends: views in order (the caller's memory) and their CRC32 (None: send none)."""
+    """What a PUT or UploadPart sends: views in order (the caller's memory), their length together, their CRC32."""
 
     views: Sequence[memoryview]
     nbytes: int
-    crc32: int | None
+    crc32: int
 
 
 class Bulk(Protocol):
@@ -82,6 +82,7 @@ class DirectBulk:
         self._addresses: dict[str, Address] = {}
         self._read_headers = request_headers(config)
         self._write_headers = storage_headers(config)
+        self._checksums = config.checksum == "crc32"
 
     async def address(self, bucket: str) -> Address:
         """Where ``bucket`` lives; asked once."""
@@ -107,7 +108,7 @@ class DirectBulk:
         return response.body, strip_etag(response.head.headers.get("etag"))
 
     async def put(self, target: ObjectId, payload: Payload, *, if_none_match: bool) -> ObjectInfo:  # noqa: D102  # Bulk's
-        headers = {**self._write_headers, **_payload_headers(payload)}
+        headers = {**self._write_headers, **self._payload_headers(payload)}
         if if_none_match:
             headers["If-None-Match"] = "*"
         response = await self._request("PUT", target, "", headers, payload, _buffered)
@@ -117,12 +118,18 @@ class DirectBulk:
         self, target: ObjectId, upload_id: str, number: int, payload: Payload
     ) -> str:
         query = f"partNumber={number}&uploadId={quote(upload_id, safe='~')}"
-        headers = {**self._read_headers, **_payload_headers(payload)}
+        headers = {**self._read_headers, **self._payload_headers(payload)}
         response = await self._request("PUT", target, query, headers, payload, _buffered)
         etag = response.head.headers.get("etag")
         if not etag:
             raise RemoteProtocolError(f"PUT part {number} of {target.uri}: the answer has no ETag")
         return etag
+
+    def _payload_headers(self, payload: Payload) -> dict[str, str]:
+        headers = {"Content-Length": str(payload.nbytes)}
+        if self._checksums:
+            headers["x-amz-checksum-crc32"] = crc32_header(payload.crc32)
+        return headers
 
     async def _request(
         self,
@@ -174,13 +181,6 @@ def _named(message: str, method: str, target: ObjectId) -> str:
 
 def _buffered(_: ResponseHead) -> None:
     return None
-
-
-def _payload_headers(payload: Payload) -> dict[str, str]:
-    headers = {"Content-Length": str(payload.nbytes)}
-    if payload.crc32 is not None:
-        headers["x-amz-checksum-crc32"] = crc32_header(payload.crc32)
-    return headers
 
 
 def _failure(response: Response) -> Failure:

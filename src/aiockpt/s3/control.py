@@ -120,7 +120,7 @@ class ControlPlane:
             )
 
     async def create_upload(self, target: ObjectId, *, checksums: bool) -> str:
-        """Begin a multipart upload; returns its id. ``checksums``: announce CRC32 of the full object."""
+        """Begin a multipart upload; returns its id. ``checksums``: parts and whole will come with their CRC32."""
         announced = {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"} if checksums else {}
         with translated("CREATE UPLOAD", target):
             client = await self._session.client()

@@ -26,6 +26,9 @@ class ClientBulk:
         self._session = session
         self._config = config
 
+    def _checksum(self, payload: Payload) -> dict[str, str]:
+        return {"ChecksumCRC32": crc32_header(payload.crc32)} if self._config.checksum == "crc32" else {}
+
     async def get(self, source: ObjectId, transfer: RangeTransfer) -> None:  # noqa: D102  # Bulk's
         arguments: dict[str, Any] = {"Range": range_header(transfer.rest), **request_arguments(self._config)}
         if transfer.etag:
@@ -50,7 +53,7 @@ class ClientBulk:
                 return await body.read(), strip_etag(answer.get("ETag"))
 
     async def put(self, target: ObjectId, payload: Payload, *, if_none_match: bool) -> ObjectInfo:  # noqa: D102
-        arguments = {**storage_arguments(self._config), **_checksum(payload)}
+        arguments = {**storage_arguments(self._config), **self._checksum(payload)}
         if if_none_match:
             arguments["IfNoneMatch"] = "*"
         with translated("PUT", target):
@@ -71,14 +74,10 @@ class ClientBulk:
                 UploadId=upload_id,
                 PartNumber=number,
                 Body=b"".join(payload.views),
-                **_checksum(payload),
+                **self._checksum(payload),
                 **request_arguments(self._config),
             )
         return str(answer["ETag"])
-
-
-def _checksum(payload: Payload) -> dict[str, str]:
-    return {} if payload.crc32 is None else {"ChecksumCRC32": crc32_header(payload.crc32)}
 
 
 def _head_of(answer: dict[str, Any]) -> ResponseHead:

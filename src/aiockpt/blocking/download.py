@@ -1,0 +1,87 @@
+"""A download fed from a thread: submit jobs, take the finished ones as they come.
+
+The bytes move on the loop thread meanwhile, so what the caller does between two finished jobs (checking, planning,
+committing) overlaps with the network.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from aiockpt.bridge import Bridge, Call
+from aiockpt.engine.download import Download, DownloadStats, Job
+from aiockpt.engine.engine import Engine
+
+
+class BlockingDownload:
+    """See the module. A context manager for one thread; made by ``Store.download``.
+
+    Leaving the block waits for what was submitted; leaving it with an exception cancels. Either way no byte is
+    written to the caller's memory afterwards.
+    """
+
+    def __init__(self, bridge: Bridge, engine: Engine) -> None:
+        self._bridge = bridge
+        self._engine = engine
+        self._done: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._download: Download
+        self._call: Call[DownloadStats]
+        self.unfinished = 0
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that performs it: for its settings and its byte budget, which are safe to use from here."""
+        return self._engine
+
+    @property
+    def stats(self) -> DownloadStats:
+        """What has been done so far."""
+        return self._download.stats
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Queue jobs; reads that are submitted together are coalesced with one another."""
+        self.unfinished += len(jobs)
+        self._bridge.call_soon(self._download.submit, jobs)
+
+    def next_done(self) -> Job:
+        """Wait for the next finished job, in the order in which they finish.
+
+        Raises:
+            the failure of the download.
+        """
+        job = self._done.get()
+        if job is None:  # the download has ended, by failure: nobody has called finish
+            self._call.result()
+            raise AssertionError("a download ended before it was finished")
+        self.unfinished -= 1
+        return job
+
+    def __enter__(self) -> Self:
+        self._download = Download(self._engine, self._done.put)
+        self._call = self._bridge.start(_then(self._download.run, lambda: self._done.put(None)))
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if exc_type is None:
+            self._bridge.call_soon(self._download.finish)
+            self._call.result()
+        else:
+            self._call.cancel()
+            self._call.wait()
+
+
+def _then(work: Callable[[], Any], last: Callable[[], object]) -> Callable[[], Any]:
+    """``work``, and whatever its outcome, ``last``."""
+
+    async def both() -> Any:
+        try:
+            return await work()
+        finally:
+            last()
+
+    return both

@@ -1,0 +1,104 @@
+"""The store: an engine for threads. What the adapters, readers and writers hold.
+
+A ``Store`` is two settings and no resource: it can be made anywhere without network, copied, pickled and carried over
+a fork. Each call leases the engine of these settings from the bridge, which keeps it warm between calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from aiockpt.blocking.download import BlockingDownload
+from aiockpt.blocking.upload import BlockingUpload
+from aiockpt.bridge import Bridge, get_bridge
+from aiockpt.config import S3ClientConfig
+from aiockpt.engine.engine import Engine
+from aiockpt.model import ObjectId, ObjectInfo
+from aiockpt.s3.control import ListedObject
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """An engine on the loop thread, and the bridge to it."""
+
+    bridge: Bridge
+    engine: Engine
+
+    def run(self, work: Callable[[Engine], Coroutine[Any, Any, T]]) -> T:
+        """Run ``work(engine)`` on the loop thread and wait for it."""
+        return self.bridge.run(lambda: work(self.engine))
+
+
+@dataclass(frozen=True)
+class Store:
+    """Blocking S3 with one configuration. Safe to share between threads.
+
+    Attributes:
+        config: the settings.
+        region: AWS region; None: botocore's choice.
+    """
+
+    config: S3ClientConfig
+    region: str | None = None
+
+    @contextmanager
+    def lease(self) -> Iterator[Lease]:
+        """Hold the engine for several calls."""
+        bridge = get_bridge()
+        key = (self.region, *self.config.cache_key)
+        with bridge.lease(key, lambda: Engine(self.config, self.region)) as engine:
+            yield Lease(bridge, engine)
+
+    def run(self, work: Callable[[Engine], Coroutine[Any, Any, T]]) -> T:
+        """Run ``work(engine)`` on the loop thread and wait for it; Ctrl-C cancels it first."""
+        with self.lease() as lease:
+            return lease.run(work)
+
+    def head(self, target: ObjectId) -> ObjectInfo:
+        """Size and ETag; see ``Engine.head``."""
+        return self.run(lambda engine: engine.head(target))
+
+    def exists(self, target: ObjectId) -> bool:
+        """Whether there is such an object; see ``Engine.exists``."""
+        return self.run(lambda engine: engine.exists(target))
+
+    def get_small(self, source: ObjectId) -> bytes:
+        """A small object; see ``Engine.get_small``."""
+        return self.run(lambda engine: engine.get_small(source))[0]
+
+    def put(self, target: ObjectId, data: bytes | memoryview, *, if_none_match: bool = False) -> ObjectInfo:
+        """Write an object; see ``Engine.put``."""
+        return self.run(lambda engine: engine.put(target, [data], if_none_match=if_none_match))
+
+    def delete(self, target: ObjectId) -> None:
+        """Delete an object; see ``Engine.delete``."""
+        self.run(lambda engine: engine.delete(target))
+
+    def copy(self, source: ObjectId, target: ObjectId) -> None:
+        """Copy an object within the service; see ``Engine.copy``."""
+        self.run(lambda engine: engine.copy(source, target))
+
+    def list(self, prefix: ObjectId, delimiter: str = "") -> Sequence[ListedObject | str]:
+        """All rows of a listing; see ``Engine.list``."""
+
+        async def collect(engine: Engine) -> list[ListedObject | str]:
+            return [row async for row in engine.list(prefix, delimiter)]
+
+        return self.run(collect)
+
+    @contextmanager
+    def download(self) -> Iterator[BlockingDownload]:
+        """A download to feed from this thread; leaving the block early cancels it."""
+        with self.lease() as lease, BlockingDownload(lease.bridge, lease.engine) as download:
+            yield download
+
+    @contextmanager
+    def upload(self) -> Iterator[BlockingUpload]:
+        """An upload to feed from this thread; leaving the block with an exception aborts it."""
+        with self.lease() as lease, BlockingUpload(lease.bridge, lease.engine) as upload:
+            yield upload

@@ -1,0 +1,177 @@
+"""An upload fed from a thread: write objects from memory; parts leave while the next ones are being made.
+
+Tiny writes are copied into staging memory, which the engine's byte budget bounds: a writer that runs ahead of the
+network waits there. Large memory is sent from where it is.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from aiockpt.bridge import Bridge, Call
+from aiockpt.engine.assembler import PartAssembler
+from aiockpt.engine.budget import ByteBudget
+from aiockpt.engine.engine import Engine
+from aiockpt.engine.upload import OutgoingObject, OutgoingPart, Upload, UploadStats
+from aiockpt.model import ObjectId
+
+
+class BlockingUpload:
+    """See the module. A context manager for one thread; made by ``Store.upload``.
+
+    Leaving the block waits until every object stands; leaving it with an exception aborts those that do not.
+    """
+
+    def __init__(self, bridge: Bridge, engine: Engine) -> None:
+        self.engine = engine
+        self._bridge = bridge
+        self._staging = Staging(engine.budget)
+        self._upload: Upload
+        self._call: Call[UploadStats]
+
+    @property
+    def stats(self) -> UploadStats:
+        """What has been done so far."""
+        return self._upload.stats
+
+    def object(
+        self, target: ObjectId, *, total_bytes: int | None = None, if_none_match: bool = False
+    ) -> ObjectWriter:
+        """Begin an object; write it, then ``close`` (or ``discard``) it.
+
+        Args:
+            target: where it goes.
+            total_bytes: its size if that is known: its parts are then of one size.
+            if_none_match: refuse to replace an object.
+        """
+        outgoing = self._upload.begin(target, if_none_match=if_none_match)
+        return ObjectWriter(self, outgoing, total_bytes)
+
+    def submit(self, outgoing: OutgoingObject, part: OutgoingPart) -> None:
+        """Hand a part of ``outgoing`` over to the loop."""
+        self.raise_if_failed()
+        self._staging.submitted(part)
+        self._bridge.call_soon(outgoing.submit, part)
+
+    def call_soon(self, step: Callable[[], None]) -> None:
+        """Have a step of an object done on the loop, after what was submitted before."""
+        self._bridge.call_soon(step)
+
+    def reserve(self, nbytes: int) -> None:
+        """Wait until ``nbytes`` more may be staged."""
+        self._staging.reserve(nbytes)
+        self.raise_if_failed()
+
+    def raise_if_failed(self) -> None:
+        """Raise the upload's failure if there is one: nothing written from now on would arrive."""
+        if self._call.done:
+            self._call.result()
+
+    def __enter__(self) -> Self:
+        self._upload = Upload(self.engine, on_sent=self._staging.sent)
+        self._call = self._bridge.start(self._run)
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if exc_type is None:
+            self._bridge.call_soon(self._upload.finish)
+            self._call.result()
+        else:
+            self._call.cancel()
+            self._call.wait()
+
+    async def _run(self) -> UploadStats:
+        try:
+            return await self._upload.run()
+        finally:
+            self._staging.end()
+
+
+class ObjectWriter:
+    """One object of an upload, written front to back from one thread.
+
+    Attributes:
+        target: where it goes.
+    """
+
+    def __init__(self, upload: BlockingUpload, outgoing: OutgoingObject, total_bytes: int | None) -> None:
+        self.target = outgoing.target
+        self._upload = upload
+        self._outgoing = outgoing
+        self._assembler = PartAssembler(
+            upload.engine.part_sizes(total_bytes), lambda part: upload.submit(outgoing, part), upload.reserve
+        )
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self._assembler.tell()
+
+    def copy_in(self, data: bytes | bytearray | memoryview) -> None:
+        """Append a copy of ``data``; may wait for staging memory."""
+        self._assembler.copy_in(data)
+
+    def refer_to(self, view: memoryview, owner: object) -> int:
+        """Append memory without copying it; returns its CRC32.
+
+        It must not change, and ``owner`` is kept alive, until the upload has ended.
+        """
+        return self._assembler.refer_to(view, owner)
+
+    def close(self) -> None:
+        """The object is complete; leaving the upload's block waits for it."""
+        self._assembler.finish()
+        nbytes, crc32 = self._assembler.nbytes, self._assembler.crc32
+        self._upload.call_soon(lambda: self._outgoing.seal(nbytes, crc32))
+
+    def discard(self) -> None:
+        """Give the object up: it will not appear."""
+        self._upload.call_soon(self._outgoing.discard)
+
+
+class Staging:
+    """What one upload has staged, within the engine's budget.
+
+    A reservation waits for other memory to be sent and freed; but an upload that waits while its own staged bytes are
+    all in a part that is not yet full could wait for ever, so it is let through (by at most one part).
+    """
+
+    def __init__(self, budget: ByteBudget) -> None:
+        self._budget = budget
+        self._held_bytes = 0
+        self._in_flight_bytes = 0
+        self._ended = False
+        self._lock = threading.Lock()
+
+    def reserve(self, nbytes: int) -> None:
+        """On the producing thread: wait for room."""
+        if not self._budget.try_reserve(nbytes):
+            if self._held_bytes and not self._in_flight_bytes:
+                self._budget.overdraw(nbytes)
+            elif not self._budget.reserve(nbytes, give_up=lambda: self._ended):
+                return
+        with self._lock:
+            self._held_bytes += nbytes
+
+    def submitted(self, part: OutgoingPart) -> None:
+        """On the producing thread: a part is about to leave."""
+        with self._lock:
+            self._in_flight_bytes += part.staged_bytes
+
+    def sent(self, part: OutgoingPart) -> None:
+        """On the loop thread: a part has left, its staged bytes are free."""
+        with self._lock:
+            self._in_flight_bytes -= part.staged_bytes
+            self._held_bytes -= part.staged_bytes
+        self._budget.release(part.staged_bytes)
+
+    def end(self) -> None:
+        """The upload is over: free what it still holds, wake who waits."""
+        with self._lock:
+            held, self._held_bytes = self._held_bytes, 0
+            self._ended = True
+        self._budget.release(held)

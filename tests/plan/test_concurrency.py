@@ -160,7 +160,7 @@ def feed(controller: ConcurrencyController, rate: float, start: float, seconds: 
     return start + ticks * 0.01
 
 
-ROUND_S = SETTLE_S + WINDOW_S + 0.03
+ROUND_S = SETTLE_S + WINDOW_S + 0.02  # the reports before and after, 10 ms each
 
 
 def test_growth_is_doubled_until_it_stops_paying() -> None:

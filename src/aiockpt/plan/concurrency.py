@@ -48,8 +48,8 @@ class _Phase(enum.Enum):
 class ConcurrencyController:
     """The limit and what it is decided by.
 
-    Progress is reported either as bytes move (``on_bytes``: decides sooner and better) or for each request that
-    has ended (``on_complete``), not in both ways.
+    Progress is reported either as bytes move (``on_bytes``: decides sooner and better) or for each request
+    that has ended (``on_complete``), not in both ways.
 
     Args:
         smallest: least limit, at least 1.
@@ -67,7 +67,10 @@ class ConcurrencyController:
         self._windows_to_hold = 0
         self._throttled_at = -math.inf
         self._last_at = -math.inf  # when bytes were last reported
-        self._open(math.inf)
+        self._settled_at = -math.inf
+        self._opened_at = math.inf  # of the window; no window is open before
+        self._bytes = 0
+        self._completed = 0
 
     @property
     def limit(self) -> int:
@@ -79,17 +82,15 @@ class ConcurrencyController:
         idle = now - self._last_at > WINDOW_S
         self._last_at = now
         if idle:
-            self._open(now + SETTLE_S)
-        elif now >= self._opened_at:
+            self._settle(now)
+        elif self._counts(now):
             self._bytes += nbytes
             if now - self._opened_at >= WINDOW_S:
                 self._close(now)
 
     def on_complete(self, nbytes: int, now: float) -> None:
         """Note that a request of ``nbytes`` has ended. A window then lasts for as many as may run at once."""
-        if self._opened_at == math.inf:
-            self._open(now)
-        elif now >= self._opened_at:
+        if self._counts(now):
             self._bytes += nbytes
             self._completed += 1
             if self._completed >= self._limit and now - self._opened_at >= WINDOW_S:
@@ -105,8 +106,20 @@ class ConcurrencyController:
         self._throttled_at = now
         self._hold(max(self._smallest, self._limit // 2), HOLD_WINDOWS_THROTTLED, now)
 
-    def _open(self, at: float) -> None:
-        self._opened_at = at
+    def _counts(self, now: float) -> bool:
+        """Whether a report falls into a window. The first after settling opens one: it is about before."""
+        if self._opened_at <= now:
+            return True
+        if self._settled_at <= now:
+            self._open(now)
+        return False
+
+    def _settle(self, now: float) -> None:
+        self._settled_at = now + SETTLE_S
+        self._opened_at = math.inf
+
+    def _open(self, now: float) -> None:
+        self._opened_at = now
         self._bytes = 0
         self._completed = 0
 
@@ -137,11 +150,11 @@ class ConcurrencyController:
             raised = before + -(-before // 8)
             self._fallback = before
         self._limit = min(self._largest, raised)
-        self._open(now + SETTLE_S)
+        self._settle(now)
 
     def _hold(self, limit: int, windows: int, now: float) -> None:
         self._limit = limit
         self._phase = _Phase.HOLDING
         self._reference = 0.0
         self._windows_to_hold = windows
-        self._open(now + SETTLE_S)
+        self._settle(now)

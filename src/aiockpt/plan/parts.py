@@ -2,8 +2,7 @@
 
 One job: how large each part is and which bytes it holds. It knows nothing of how parts are sent. The limits
 are those of "Amazon S3 multipart upload limits" in the Amazon S3 User Guide: 10,000 parts, each of 5 MiB to 5
-GiB except that the last may be smaller. Their product, 48.8 TiB, is the largest object (5 TiB until December
-2025).
+GiB except that the last may be smaller. Their product, 48.8 TiB, is the largest object (formerly 5 TiB).
 """
 
 from __future__ import annotations
@@ -59,8 +58,7 @@ def part_bytes_at(number: int, preferred: int) -> int:
     """The size of part ``number`` (from 1) of an object whose size is not known.
 
     Raises:
-        ConfigError: there may be no such part: with ``preferred`` to start from, the object has become too
-    large.
+        ConfigError: there is no such part: from ``preferred`` on, parts have not grown fast enough.
     """
     if number > MAX_PARTS:
         raise ConfigError("the object needs more than 10,000 parts: choose a larger part_size")

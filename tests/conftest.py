@@ -1,0 +1,40 @@
+"""Fixtures for the whole suite: an environment without anyone's AWS settings, and S3 servers on loopback.
+
+The servers nobody here wrote are described in ``servers/``; their fixtures are in ``servers/fixtures.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # so that `servers` is importable; tests are not a package
+
+pytest_plugins = ["servers.fixtures"]
+
+
+@pytest.fixture(scope="session")
+def inherited_environ() -> dict[str, str]:
+    """The environment as pytest got it, for what must reach the outside: pip."""
+    return dict(os.environ)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def isolated_environ(
+    inherited_environ: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[None]:
+    """No AWS settings, credentials or proxies of the machine reach a test, nor does an instance's role."""
+    nowhere = tmp_path_factory.mktemp("aws")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in inherited_environ:
+            if name.startswith("AWS_") or name.lower().endswith("_proxy"):
+                patch.delenv(name)
+        patch.setenv("AWS_CONFIG_FILE", str(nowhere / "no-config"))
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(nowhere / "no-credentials"))
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield

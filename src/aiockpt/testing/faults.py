@@ -1,0 +1,123 @@
+"""Faults to be made on purpose: what they are, which requests they hit. Deterministic; applies nothing itself."""
+
+from __future__ import annotations
+
+import enum
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class FaultKind(enum.StrEnum):
+    """What goes wrong. 'Body' is the request's for PutObject and UploadPart, else the answer's."""
+
+    ERROR = "error"
+    """Answer with ``status`` and ``code`` instead of performing the operation."""
+    RESET = "reset"
+    """Break the connection (RST) after ``after_bytes`` of the body; None: before the answer's head."""
+    END_EARLY = "end-early"
+    """Close the connection cleanly (FIN) after ``after_bytes`` of the body; None: before the answer's head."""
+    STALL = "stall"
+    """Move nothing more after ``after_bytes`` of the body (None: before the answer's head) until faults are cleared."""
+    FLIP_BIT = "flip-bit"
+    """Invert one bit of byte ``after_bytes`` of the body on its way; what is stored stays as it is."""
+    WRONG_LENGTH = "wrong-length"
+    """Announce ``length_error`` bytes more (or fewer) than are sent, then close the connection."""
+    WHOLE_OBJECT = "whole-object"
+    """Answer a ranged GET with status 200 and all of the object."""
+    ERROR_IN_200 = "error-in-200"
+    """Answer with status 200 and an error document with ``code`` instead of performing the operation."""
+    LOST_REPLY = "lost-reply"
+    """Perform the operation, then break the connection instead of answering."""
+    IGNORE_CONDITIONS = "ignore-conditions"
+    """Perform the operation as if If-Match and If-None-Match had not been sent."""
+    EMPTY_ETAG = "empty-etag"
+    """Leave out the ETag: the header, and the text of the element in a document."""
+    CLOSE = "close"
+    """Close the connection after the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A rule: which requests are hit, and by what.
+
+    Attributes:
+        kind: what happens.
+        operation: S3's name of the operation that is hit, such as ``GetObject``; ``""``: any.
+        key: a part of the keys that are hit; ``""``: any, also requests without one.
+        skip: how many matching requests go unharmed first.
+        count: how many are hit after those; None: all.
+        probability: of each of those to be really hit, drawn from a generator with ``seed``.
+        seed: see ``probability``.
+        after_bytes: see ``FaultKind``.
+        status, code: of the answer of ``ERROR``; ``code`` also of ``ERROR_IN_200``.
+        retry_after_s: seconds for a Retry-After header of ``ERROR``; None: no such header.
+        length_error: see ``WRONG_LENGTH``.
+    """
+
+    kind: FaultKind
+    operation: str = ""
+    key: str = ""
+    skip: int = 0
+    count: int | None = 1
+    probability: float = 1.0
+    seed: int = 0
+    after_bytes: int | None = 0
+    status: int = 503
+    code: str = "SlowDown"
+    retry_after_s: int | None = None
+    length_error: int = 1
+
+
+class _Rule:
+    """A fault and how often it has matched."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+        self._seen = 0
+        self._random = random.Random(fault.seed)  # noqa: S311  # repeatable on purpose
+
+    def hits(self, operation: str, key: str) -> bool:
+        fault = self.fault
+        if fault.operation not in {"", operation} or fault.key not in key:
+            return False
+        turn = self._seen - fault.skip
+        self._seen += 1
+        if turn < 0 or (fault.count is not None and turn >= fault.count):
+            return False
+        return self._random.random() < fault.probability
+
+
+class Disturbance:
+    """The faults that one request meets; of each kind the first that was added."""
+
+    def __init__(self, faults: Iterable[Fault] = ()) -> None:
+        self._by_kind: dict[FaultKind, Fault] = {}
+        for fault in faults:
+            self._by_kind.setdefault(fault.kind, fault)
+
+    def __len__(self) -> int:
+        return len(self._by_kind)
+
+    def get(self, *kinds: FaultKind) -> Fault | None:
+        """The fault of the first of ``kinds`` that there is one of."""
+        return next((self._by_kind[kind] for kind in kinds if kind in self._by_kind), None)
+
+
+class FaultBook:
+    """All rules in force."""
+
+    def __init__(self) -> None:
+        self._rules: list[_Rule] = []
+
+    def add(self, fault: Fault) -> None:
+        """Add a rule; it counts requests from now on."""
+        self._rules.append(_Rule(fault))
+
+    def clear(self) -> None:
+        """Drop all rules."""
+        self._rules.clear()
+
+    def match(self, operation: str, key: str) -> Disturbance:
+        """Count a request, and say what happens to it."""
+        return Disturbance([rule.fault for rule in self._rules if rule.hits(operation, key)])

@@ -1,0 +1,114 @@
+"""The S3 service without its network: a complete request in, an answer out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from aiockpt.testing import buckets, multipart, objects
+from aiockpt.testing.answers import Answer, Refusal, document
+from aiockpt.testing.checksums import verify
+from aiockpt.testing.content import Content
+from aiockpt.testing.documents import error
+from aiockpt.testing.faults import Disturbance, FaultKind
+from aiockpt.testing.requests import CONDITIONS, Request
+from aiockpt.testing.state import State
+
+Operation = Callable[[State, Request], Answer]
+
+OPERATIONS: dict[str, Operation] = {
+    "AbortMultipartUpload": multipart.abort_multipart_upload,
+    "CompleteMultipartUpload": multipart.complete_multipart_upload,
+    "CopyObject": objects.copy_object,
+    "CreateBucket": buckets.create_bucket,
+    "CreateMultipartUpload": multipart.create_multipart_upload,
+    "DeleteBucket": buckets.delete_bucket,
+    "DeleteObject": objects.delete_object,
+    "DeleteObjects": buckets.delete_objects,
+    "GetBucketLocation": buckets.get_bucket_location,
+    "GetObject": objects.get_object,
+    "HeadBucket": buckets.head_bucket,
+    "HeadObject": objects.head_object,
+    "ListBuckets": buckets.list_buckets,
+    "ListMultipartUploads": multipart.list_multipart_uploads,
+    "ListObjectsV2": buckets.list_objects,
+    "ListParts": multipart.list_parts,
+    "PutObject": objects.put_object,
+    "UploadPart": multipart.upload_part,
+    "UploadPartCopy": multipart.upload_part_copy,
+}
+
+#: The operations whose body is an object's or a part's bytes.
+UPLOADS = frozenset({"PutObject", "UploadPart"})
+
+_ETAG_ELEMENT = re.compile(rb"<ETag>[^<]*</ETag>")
+
+#: Here the checksum headers are about the object, not about the request's body.
+_ABOUT_OBJECT = "CompleteMultipartUpload"
+_CHECKSUM_HEADERS = frozenset(
+    f"x-amz-checksum-{name}" for name in ("crc32", "crc32c", "crc64nvme", "sha1", "sha256")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Whose requests are served.
+
+    Attributes:
+        access_key: the only access key ID that there is. Signatures are not verified.
+        anonymous: whether unsigned requests are served too.
+    """
+
+    access_key: str
+    anonymous: bool = False
+
+    def check(self, request: Request) -> None:
+        """Let a request pass.
+
+        Raises:
+            Refusal: AccessDenied or InvalidAccessKeyId.
+        """
+        if request.access_key is None:
+            if not self.anonymous:
+                raise Refusal("AccessDenied")
+        elif request.access_key != self.access_key:
+            raise Refusal("InvalidAccessKeyId")
+
+
+def perform(state: State, operation: str, request: Request, disturbance: Disturbance) -> Answer:
+    """Verify the body and perform the operation, as far as its faults let it.
+
+    Raises:
+        Refusal: S3 says no.
+    """
+    if fault := disturbance.get(FaultKind.ERROR):
+        retry_after = {} if fault.retry_after_s is None else {"Retry-After": str(fault.retry_after_s)}
+        raise Refusal(fault.code, status=fault.status, headers=retry_after)
+    if fault := disturbance.get(FaultKind.ERROR_IN_200):
+        return document(error(Refusal(fault.code), request.path, "0"))
+    about_body = request.without(_CHECKSUM_HEADERS) if operation == _ABOUT_OBJECT else request
+    verify(request.content, about_body.headers)
+    if disturbance.get(FaultKind.IGNORE_CONDITIONS):
+        request = request.without(CONDITIONS)
+    if disturbance.get(FaultKind.WHOLE_OBJECT):
+        request = request.without(frozenset({"range"}))
+    answer = OPERATIONS[operation](state, request)
+    return _without_etag(answer) if disturbance.get(FaultKind.EMPTY_ETAG) else answer
+
+
+def _without_etag(answer: Answer) -> Answer:
+    headers = {name: text for name, text in answer.headers.items() if name != "ETag"}
+    if answer.headers.get("Content-Type") != "application/xml":
+        return replace(answer, headers=headers)
+    body = _ETAG_ELEMENT.sub(b"<ETag></ETag>", answer.body.to_bytes())
+    return replace(answer, headers=headers, body=Content.of(body))
+
+
+def refused(refusal: Refusal, request: Request, request_id: str) -> Answer:
+    """The answer that a refusal is."""
+    body = Content.of(error(refusal, request.path, request_id)) if refusal.status != 304 else Content()
+    headers = {"Content-Type": "application/xml"} | refusal.headers
+    if request.method == "HEAD":
+        return Answer(refusal.status, headers, length=body.size, error_code=refusal.code)
+    return Answer(refusal.status, headers, body, error_code=refusal.code)

@@ -1,7 +1,4 @@
-"""Fixtures for the whole suite: an environment without anyone's AWS settings, and S3 servers on loopback.
-
-The servers nobody here wrote are described in ``servers/``; their fixtures are in ``servers/fixtures.py``.
-"""
+"""No AWS settings of the machine reach any test; S3 servers (``servers/``) run for those that ask."""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@
     s3_server, tls_server                                  the test runs once on each of the three
     bucket, tls_bucket                                     a fresh bucket on s3_server, on tls_server
     certificate                                            the private authority behind the TLS servers
+    local_endpoint                                         our own: no faults, no shaping, counters at zero
+    local_bucket                                           a fresh bucket on it
 
 For a bucket on a certain server, call ``servers.base.make_bucket(server)``.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,6 +23,9 @@ from servers.certificate import Certificate
 from servers.moto import MotoServer
 from servers.rclone import RcloneServer
 from servers.swift import SwiftServer, install_swift
+
+if TYPE_CHECKING:
+    from aiockpt.testing import LocalEndpoint
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -96,3 +102,29 @@ def bucket(s3_server: S3Server) -> str:
 @pytest.fixture
 def tls_bucket(tls_server: S3Server) -> str:
     return make_bucket(tls_server)
+
+
+@pytest.fixture(scope="session")
+def endpoint_process() -> Iterator[LocalEndpoint]:
+    from aiockpt.testing import LocalEndpoint  # here: if it cannot be imported, only its users fail
+
+    with LocalEndpoint() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def local_endpoint(endpoint_process: LocalEndpoint) -> Iterator[LocalEndpoint]:
+    from aiockpt.testing import Shape
+
+    endpoint_process.reset_stats()
+    yield endpoint_process
+    endpoint_process.clear_faults()
+    endpoint_process.set_shape(Shape())
+
+
+@pytest.fixture
+def local_bucket(local_endpoint: LocalEndpoint) -> str:
+    endpoint = local_endpoint
+    name = make_bucket(S3Server("local", endpoint.url, endpoint.access_key, endpoint.secret_key))
+    endpoint.reset_stats()
+    return name

@@ -45,6 +45,10 @@ class ObjectId:
     def __str__(self) -> str:
         return self.uri
 
+    def __truediv__(self, name: str) -> ObjectId:
+        """The object ``name`` below this one, joined with one slash."""
+        return ObjectId(self.bucket, f"{self.key.rstrip('/')}/{name}" if self.key else name)
+
     @classmethod
     def parse(cls, uri: str | os.PathLike[str]) -> ObjectId:
         """Split ``s3://bucket[/key]``; the key may be empty.

@@ -167,3 +167,12 @@ def payload_of(item: memoryview, dtype: torch.dtype, shape: Sequence[int]) -> me
     if recorded is not None and crc32(payload) != recorded:
         raise ChecksumMismatch(f"the payload's CRC32 is not the recorded {recorded:#010x}")
     return payload
+
+
+def is_common_head(head: Bytes, dtype: torch.dtype, shape: Sequence[int]) -> bool:
+    """Whether *head* is, byte for byte, the common form's for a row-major tensor of *dtype* and *shape*.
+
+    It then holds the whole of data.pkl, and the payload follows it; only the CRC32 is in the tail.
+    """
+    frame = _common_frame(dtype, shape)
+    return frame is not None and frame.head == bytes(head)

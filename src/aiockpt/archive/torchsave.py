@@ -17,7 +17,7 @@ from typing import IO, Protocol, cast
 import torch
 from torch.serialization import get_crc32_options, set_crc32_options
 
-from aiockpt.archive.frame import contiguous_frame, frame_of
+from aiockpt.archive.frame import contiguous_frame, contiguous_stride, frame_of
 from aiockpt.archive.tensor_pickle import picklable
 from aiockpt.archive.torchload import locate
 from aiockpt.crc import Bytes, crc32
@@ -48,19 +48,15 @@ class Framed(Protocol):
         """The bytes after a payload whose CRC32 is *crc*."""
 
 
-def framable(tensor: torch.Tensor) -> bool:
-    """Whether an item of this tensor is a frame around its memory: a plain CPU tensor that fills its storage.
+def plain(tensor: torch.Tensor) -> bool:
+    """Whether an item of this tensor says nothing but dtype, shape, strides and elements.
 
-    All others (views of larger storages, subclasses, quantised, sparse, conjugated, with Python attributes …)
-    go through torch.save into a buffer.
+    All others (subclasses, quantised, sparse, conjugated, with Python attributes …) go through torch.save.
     """
     return (
         type(tensor) is torch.Tensor
-        and tensor.is_cpu
         and tensor.layout is torch.strided
         and picklable(tensor.dtype)
-        and tensor.untyped_storage().nbytes() == tensor.nbytes
-        and tensor.storage_offset() == 0
         and not tensor.is_conj()
         and not tensor.is_neg()
         and not tensor.is_nested
@@ -69,12 +65,29 @@ def framable(tensor: torch.Tensor) -> bool:
     )
 
 
+def framable(tensor: torch.Tensor) -> bool:
+    """Whether an item of this tensor is a frame around its memory: plain, on the CPU, its elements dense.
+
+    That includes views of larger storages: what lies around their elements is not written.
+    """
+    return plain(tensor) and tensor.is_cpu and (tensor.is_contiguous() or _is_dense(tensor))
+
+
 def frame(tensor: torch.Tensor) -> Framed:
     """The frame around a `framable` tensor's memory; it holds no reference to the tensor."""
     dtype, shape = tensor.dtype, tensor.shape
     if not _form_agrees_with_torch(dtype, len(shape)):
-        return CapturedFrame(tensor)
+        fills_storage = tensor.untyped_storage().nbytes() == tensor.nbytes
+        return CapturedFrame(tensor if fills_storage else tensor.clone())
     return frame_of(dtype, shape, tensor.stride(), tensor.nbytes, tensor.requires_grad)
+
+
+def row_major_frame(tensor: torch.Tensor) -> Framed | None:
+    """The frame around a row-major copy of a `plain` tensor, made without the copy; None if only torch can."""
+    if not _form_agrees_with_torch(tensor.dtype, tensor.dim()):
+        return None
+    stride = contiguous_stride(tensor.shape)
+    return frame_of(tensor.dtype, tensor.shape, stride, tensor.nbytes, tensor.requires_grad)
 
 
 def item_nbytes(dtype: torch.dtype, shape: Sequence[int]) -> int:

@@ -21,6 +21,9 @@ class BlockingDownload:
 
     Leaving the block waits for what was submitted; leaving it with an exception cancels. Either way no byte is
     written to the caller's memory afterwards.
+
+    Attributes:
+        unfinished: jobs that were submitted and not yet taken by ``next_done``.
     """
 
     def __init__(self, bridge: Bridge, engine: Engine) -> None:
@@ -29,6 +32,7 @@ class BlockingDownload:
         self._done: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._download: Download
         self._call: Call[DownloadStats]
+        self._cancelled = False
         self.unfinished = 0
 
     @property
@@ -59,6 +63,12 @@ class BlockingDownload:
         self.unfinished -= 1
         return job
 
+    def cancel(self) -> None:
+        """Stop: what is under way is dropped; leaving the block then raises nothing."""
+        self._call.cancel()
+        self._call.wait()
+        self._cancelled = True
+
     def __enter__(self) -> Self:
         self._download = Download(self._engine, self._done.put)
         self._call = self._bridge.start(_then(self._download.run, lambda: self._done.put(None)))
@@ -67,6 +77,8 @@ class BlockingDownload:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._cancelled:
+            return
         if exc_type is None:
             self._bridge.call_soon(self._download.finish)
             self._call.result()

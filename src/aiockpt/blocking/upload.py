@@ -115,12 +115,17 @@ class ObjectWriter:
         """Append a copy of ``data``; may wait for staging memory."""
         self._assembler.copy_in(data)
 
-    def refer_to(self, view: memoryview, owner: object) -> int:
+    def reserve(self, nbytes: int) -> None:
+        """Wait until ``nbytes`` may be staged, to be handed over with ``refer_to(..., staged=True)``."""
+        self._upload.reserve(nbytes)
+
+    def refer_to(self, view: memoryview, owner: object, *, staged: bool = False) -> int:
         """Append memory without copying it; returns its CRC32.
 
-        It must not change, and ``owner`` is kept alive, until the upload has ended.
+        It must not change, and ``owner`` is kept alive, until the upload has ended. ``staged``: it is a copy for which
+        ``reserve`` was called.
         """
-        return self._assembler.refer_to(view, owner)
+        return self._assembler.refer_to(view, owner, staged=staged)
 
     def close(self) -> None:
         """The object is complete; leaving the upload's block waits for it."""

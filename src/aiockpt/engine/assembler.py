@@ -78,11 +78,11 @@ class PartAssembler:
             self._room -= size
             view = view[size:]
 
-    def refer_to(self, view: memoryview, owner: object) -> int:
+    def refer_to(self, view: memoryview, owner: object, *, staged: bool = False) -> int:
         """Append ``view`` without copying it; returns its CRC32.
 
         Its bytes must stay as they are, and ``owner`` (what they belong to) is kept alive, until the parts that hold
-        them have been sent.
+        them have been sent. ``staged``: they are a copy, for which the caller has reserved.
         """
         total = 0
         while len(view):
@@ -94,6 +94,7 @@ class PartAssembler:
             total = crc32_combine(total, crc, len(piece))
             self._add(piece, crc)
             self._owners.append(owner)
+            self._staged += len(piece) if staged else 0
             self._part_nbytes += len(piece)
             self._room -= len(piece)
         return total

@@ -50,15 +50,16 @@ class Job:
     Attributes:
         reads: what to fetch.
         token: the caller's, to recognise the job by.
+        total_bytes: of all reads.
         missing_bytes: what has not landed yet.
     """
 
-    __slots__ = ("missing_bytes", "reads", "token")
+    __slots__ = ("missing_bytes", "reads", "token", "total_bytes")
 
     def __init__(self, reads: Sequence[Read], token: Any = None) -> None:
         self.reads = reads
         self.token = token
-        self.missing_bytes = sum(len(read.span) for read in reads)
+        self.total_bytes = self.missing_bytes = sum(len(read.span) for read in reads)
 
 
 @dataclass(slots=True)

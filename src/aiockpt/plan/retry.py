@@ -14,9 +14,7 @@ from dataclasses import dataclass
 
 from aiockpt.errors import (
     ChecksumMismatch,
-    ConnectError,
     ServiceError,
-    ShortRead,
     Throttled,
     TransportError,
     TransportTimeout,
@@ -37,11 +35,6 @@ class Operation(enum.Enum):
     COPY = enum.auto()
     DELETE = enum.auto()
 
-
-#: Operations that do harm if they are repeated after their answer was lost: a second upload is created, and
-#: of the first nobody knows the id. Repeating COMPLETE is harmless, but after a success it is answered with
-#: NoSuchUpload; the caller then has to look whether the object is there.
-_NOT_REPEATABLE = frozenset({Operation.CREATE})
 
 _SENDS_BODY = frozenset({Operation.PUT, Operation.UPLOAD_PART})
 
@@ -81,16 +74,14 @@ def needs_new_credentials(error: BaseException) -> bool:
 def is_retryable(error: BaseException, operation: Operation) -> bool:
     """Whether repeating ``operation`` may succeed and does no harm.
 
-    A lost connection says nothing about what the service did, so that CREATE is repeated only if it never
-    reached it. Broken protocol, a changed object, and damaged bytes on reading are not repeated.
+    A lost connection says nothing about what the service did. Most operations may be done twice; a repeated
+    CREATE can leave an upload whose id nobody knows, which costs a sweep and not a checkpoint; a repeated
+    COMPLETE is answered with NoSuchUpload after a success, and the caller has to look whether the object is
+    there. Broken protocol, a changed or truncated object, and damaged bytes on reading are not repeated.
     """
     match error:
-        case ConnectError():
-            return True
         case TransportError():
-            return operation not in _NOT_REPEATABLE
-        case ShortRead():
-            return operation is Operation.GET
+            return True
         case ChecksumMismatch():
             return operation in _SENDS_BODY
         case ServiceError():

@@ -1,7 +1,7 @@
 """A local S3 endpoint for tests, demonstrations and benchmarks: ``LocalEndpoint``.
 
-It runs in a process of its own, keeps objects in memory or in a folder, counts, and imitates slow networks (``Shape``) and
-servers that misbehave (``Fault``).
+It runs in a process of its own, keeps objects in memory or in a folder, counts, and imitates slow networks
+(``Shape``) and servers that misbehave (``Fault``).
 """
 
 from aiockpt.testing.faults import Fault, FaultKind

@@ -1,4 +1,4 @@
-"""The endpoint's other listener: reading counters, changing shape and faults, touching objects. JSON over HTTP.
+"""The endpoint's other listener: reads counters, changes shape and faults, touches objects. JSON over HTTP.
 
 It is apart from the S3 one so that what it does is neither counted nor shaped, and needs no TLS.
 """

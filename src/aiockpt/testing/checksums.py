@@ -1,7 +1,8 @@
 """Checksums that come with a body, in headers or trailers, and aws-chunked bodies. Pure.
 
-CRC32 is known of every body anyway. SHA-1, SHA-256 and MD5 are computed when a client sends them, at its expense.
-CRC32C and CRC64NVME are recorded and not verified: nothing that this project depends on computes them quickly.
+CRC32 is known of every body anyway. SHA-1, SHA-256 and MD5 are computed when a client sends them, at its
+expense. CRC32C and CRC64NVME are recorded and not verified: nothing that this project depends on computes
+them quickly.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ def given_checksums(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def checksum_headers(checksums: Mapping[str, str], kind: str) -> dict[str, str]:
-    """The headers that tell a client about checksums; none if there are none. ``kind`` is S3's checksum type."""
+    """The headers that tell a client about checksums, if there are any. ``kind`` is S3's checksum type."""
     headers = {_PREFIX + name: value for name, value in checksums.items()}
     return headers | {"x-amz-checksum-type": kind} if headers else {}
 
 
 def composite(algorithm: str, values: Iterable[str]) -> str:
-    """S3's checksum of checksums of a multipart object, with the number of parts; ``""`` where it is not known."""
+    """S3's checksum of the parts' checksums, with the number of parts; ``""`` where it is not known."""
     raw = [base64.b64decode(value) for value in values]
     if algorithm == "crc32":
         digest = Content.of(b"".join(raw)).crc32.to_bytes(4, "big")

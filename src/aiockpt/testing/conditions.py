@@ -28,7 +28,8 @@ def check_write(request: Request, stored: StoredObject | None) -> None:
     """Hold If-Match and If-None-Match of a write against the object that it would replace.
 
     Raises:
-        Refusal: PreconditionFailed; NoSuchKey where If-Match finds no object; NotImplemented for an If-None-Match
+        Refusal: PreconditionFailed; NoSuchKey where If-Match finds no object; NotImplemented for an
+            If-None-Match
             other than ``*``, which S3 does not take either.
     """
     none_match = request.header("if-none-match")

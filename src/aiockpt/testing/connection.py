@@ -1,7 +1,7 @@
 """One HTTP connection of the server: heads in, bodies landed, answers out, shaped. It knows no S3.
 
-The protocol hands out the memory that bytes belong in: a body's own, while one lands, else a small buffer for heads.
-One task serves the connection, and calls one method at a time; losing the connection cancels it.
+The protocol hands out the memory that bytes belong in: a body's own, while one lands, else a small buffer for
+heads. One task serves the connection, and calls one method at a time; losing the connection cancels it.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class Connection(asyncio.BufferedProtocol):
         """Receive a body in HTTP's chunks; copies, and holds all of it.
 
         Raises:
-            RemoteProtocolError: it is malformed. (The name is the client's view; the remote is the client here.)
+            RemoteProtocolError: it is malformed (here the client is the remote).
         """
         decoder = ChunkedBody()
         payload = bytearray()
@@ -191,7 +191,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.close()
 
     async def reset(self) -> None:
-        """Break the connection (RST), once the client has been sent what was written; waits a second for that."""
+        """Break the connection (RST), once what was written has left; waits a second for that."""
         sock: socket.socket = self._transport.get_extra_info("socket")
         for _ in range(_FLUSH_POLLS):
             if not self._transport.get_write_buffer_size() and not _unsent(sock):

@@ -1,7 +1,8 @@
 """Bodies as lists of buffers: what is stored, received and sent, never joined. Pure, no I/O.
 
-A ``Content`` is an immutable run of bytes held in several pieces of memory. Ranges of it are lists of slices, and a
-multipart object is the concatenation of its parts' pieces, so bytes are where they landed until they are sent.
+A ``Content`` is an immutable run of bytes held in several pieces of memory. Ranges of it are lists of slices,
+and a multipart object is the concatenation of its parts' pieces, so bytes are where they landed until they
+are sent.
 """
 
 from __future__ import annotations

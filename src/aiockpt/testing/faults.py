@@ -1,4 +1,4 @@
-"""Faults to be made on purpose: what they are, which requests they hit. Deterministic; applies nothing itself."""
+"""Faults to be made on purpose: what they are, and which requests they hit. Deterministic; no I/O."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ class FaultKind(enum.StrEnum):
     RESET = "reset"
     """Break the connection (RST) after ``after_bytes`` of the body; None: before the answer's head."""
     END_EARLY = "end-early"
-    """Close the connection cleanly (FIN) after ``after_bytes`` of the body; None: before the answer's head."""
+    """Close the connection in order (FIN) after ``after_bytes`` of the body; None: before the answer's
+    head."""
     STALL = "stall"
-    """Move nothing more after ``after_bytes`` of the body (None: before the answer's head) until faults are cleared."""
+    """Wait until faults are cleared, after ``after_bytes`` of the body; None: before the answer's head."""
     FLIP_BIT = "flip-bit"
     """Invert one bit of byte ``after_bytes`` of the body on its way; what is stored stays as it is."""
     WRONG_LENGTH = "wrong-length"

@@ -1,11 +1,12 @@
 """Objects at rest, in a folder: a sub-folder for each bucket, a file for each object, read through maps.
 
-Files may be put there or changed by others while the endpoint runs: a file is looked at again when its size or time
-has changed. What S3 knows beyond the bytes (user metadata, checksums, an ETag with a number of parts) is kept in memory
-only, for as long as the file stays as it is.
+Files may be put there or changed by others while the endpoint runs: a file is looked at again when its size
+or time has changed. What S3 knows beyond the bytes (user metadata, checksums, an ETag with a number of parts)
+is kept in memory only, for as long as the file stays as it is.
 
-Keys are the files' relative paths. What a path cannot say is percent-encoded: empty segments, ``.``, ``..``, and
-``%`` itself. ``a`` and ``a/b`` cannot both be objects. Files are written on the event loop, which waits for the disk.
+Keys are the files' relative paths. What a path cannot say is percent-encoded: empty segments, ``.``, ``..``,
+and ``%`` itself. ``a`` and ``a/b`` cannot both be objects. Files are written on the event loop, which waits
+for the disk.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ class Page:
     Attributes:
         keys: the objects.
         prefixes: the common prefixes that stand for the others.
-        next_after: where the next page starts (all that follows this, its subtree included); None: this is the last.
+        next_after: where the next page starts (all that follows this, its subtree included); None: this is
+        the last.
     """
 
     keys: list[str]

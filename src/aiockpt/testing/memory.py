@@ -1,8 +1,9 @@
 """Memory that request bodies land in: fixed blocks that are used again, and the landing of one body.
 
-Fresh pages are what costs most when bytes are received: faulting them in took 0.33 to 0.7 CPU seconds a GiB on the
-machine where this was measured, the receiving itself 0.15. So blocks are kept for reuse when what they held is gone, and
-a benchmark may have some faulted in before it starts. All blocks have one size, so that any free one fits.
+Fresh pages are what costs most when bytes are received: faulting them in took 0.33 to 0.7 CPU seconds a GiB
+on the machine where this was measured, the receiving itself 0.15. So blocks are kept for reuse when what they
+held is gone, and a benchmark may have some faulted in before it starts. All blocks have one size, so that any
+free one fits.
 """
 
 from __future__ import annotations
@@ -19,21 +20,23 @@ from aiockpt.testing.content import Content
 
 BLOCK_BYTES = 2 * MiB
 
-#: The end of a body, where it is shorter than this, lands in a buffer of its own size: many small objects must not
-#: take a block each.
+#: The end of a body, where it is shorter than this, lands in a buffer of its own size: many small objects
+#: must not take a block each.
 SMALL_BYTES = 256 * KiB
 
 _FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_POPULATE", 0)  # populate: Linux
 
-#: References to a block that nobody uses, while ``BlockPool.take`` looks at it: the pool's, the variable, the call's.
-_IDLE_REFERENCES = 3
+#: References to a block that nobody uses, while ``BlockPool.take`` looks at it: its variable and the call's
+#: argument.
+_IDLE_REFERENCES = 2
 
 
 class BlockPool:
     """Blocks of ``BLOCK_BYTES``, handed out and taken back.
 
-    A block that was given back may still be on its way out of a socket. Every view of a block holds a reference to
-    it, so one that only the pool refers to is idle: that is looked at, rather than tracked, before it is used again.
+    A block that was given back may still be on its way out of a socket. Every view of a block holds a
+    reference to it, so one that only the pool refers to is idle: that is looked at, rather than tracked,
+    before it is used again.
 
     Args:
         reserve_bytes: memory to fault in at once.
@@ -45,10 +48,11 @@ class BlockPool:
 
     def take(self) -> mmap.mmap:
         """A block that nobody else uses; what is in it is arbitrary."""
-        for index, block in enumerate(self._retired):
+        for _ in range(len(self._retired)):
+            block = self._retired.popleft()
             if sys.getrefcount(block) == _IDLE_REFERENCES:
-                del self._retired[index]
                 return block
+            self._retired.append(block)
         return mmap.mmap(-1, BLOCK_BYTES, flags=_FLAGS)
 
     def retire(self, blocks: Iterable[mmap.mmap]) -> None:

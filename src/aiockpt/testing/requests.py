@@ -66,7 +66,7 @@ class Request:
 
     @property
     def access_key(self) -> str | None:
-        """The access key ID that the request is signed with, in a header or in its URL; None: it is anonymous."""
+        """The access key ID that signs the request, in a header or in its URL; None: it is anonymous."""
         if "X-Amz-Credential" in self.query:
             return self.query["X-Amz-Credential"].partition("/")[0]
         if "AWSAccessKeyId" in self.query:

@@ -131,7 +131,9 @@ class Endpoint:
             answer = self._perform(exchange)
         except Refusal as refusal:
             answer = refused(refusal, exchange.request, request_id)
-        exchange.request = replace(exchange.request, content=EMPTY)  # its memory is the store's now, or nobody's
+        exchange.request = replace(
+            exchange.request, content=EMPTY
+        )  # its memory is the store's now, or nobody's
         if exchange.disturbance.get(FaultKind.LOST_REPLY):
             await self._break(connection)
         if self.network.shape.first_byte_latency_s:

@@ -1,7 +1,8 @@
 """The network that the endpoint pretends to be behind: latency and bandwidth. Pure: the clock is an argument.
 
-Bandwidth is kept by scheduling, not by counting: each run of bytes is given the time at which a line of the given
-rate, serving all runs one after the other, would have passed its last byte. Directions do not share their bandwidth.
+Bandwidth is kept by scheduling, not by counting: each run of bytes is given the time at which a line of the
+given rate, serving all runs one after the other, would have passed its last byte. Directions do not share
+their bandwidth.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 
 from aiockpt.model import KiB
 
-#: How far a line may catch up after a timer came late (libuv's tick is 1 ms), and so the longest burst after a pause.
+#: How far a line may catch up after a timer came late (libuv's tick is 1 ms), and so the longest burst after
+#: a pause.
 _SLACK_S = 0.02
 
 #: A shaped transfer moves in runs of about this many seconds at its rate, within these bounds.

@@ -44,7 +44,7 @@ _OBJECT_HEADERS = ("cache-control", "content-disposition", "content-language", "
 
 
 def object_headers(request: Request) -> dict[str, str]:
-    """The headers of a write that belong to the object; of Content-Encoding, what is not about this transfer."""
+    """The headers of a write that belong to the object: not ``aws-chunked``, which is about the transfer."""
     kept = {
         name: text
         for name, text in request.headers.items()

@@ -1,0 +1,57 @@
+"""aiockpt: asyncio-native checkpoint I/O for PyTorch on S3.
+
+Names are imported when they are first used: ``import aiockpt`` itself costs nothing, and only those that need torch
+import it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aiockpt.blocking.writing import S3Writer
+    from aiockpt.checkpoint import S3Checkpoint
+    from aiockpt.config import S3ClientConfig
+    from aiockpt.engine.engine import Engine
+    from aiockpt.errors import AiockptError, S3Exception
+    from aiockpt.s3reader import S3Reader, S3ReaderConstructor
+
+__all__ = [
+    "AiockptError",
+    "Engine",
+    "S3Checkpoint",
+    "S3ClientConfig",
+    "S3Exception",
+    "S3Reader",
+    "S3ReaderConstructor",
+    "S3Writer",
+    "__version__",
+]
+
+__version__ = version("aiockpt")
+
+_HOMES = {
+    "AiockptError": "aiockpt.errors",
+    "Engine": "aiockpt.engine.engine",
+    "S3Checkpoint": "aiockpt.checkpoint",
+    "S3ClientConfig": "aiockpt.config",
+    "S3Exception": "aiockpt.errors",
+    "S3Reader": "aiockpt.s3reader",
+    "S3ReaderConstructor": "aiockpt.s3reader",
+    "S3Writer": "aiockpt.blocking.writing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'aiockpt' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,106 @@
+"""Reading an object front to back from a thread, at the engine's speed.
+
+A window of range requests is kept under way ahead of the reader, in a ring of buffers that the byte budget bounds;
+chunks come out in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+from aiockpt.blocking.download import BlockingDownload
+from aiockpt.blocking.store import Store
+from aiockpt.engine.download import Job, Read
+from aiockpt.model import ByteRange, MiB, ObjectId
+
+#: Size of a chunk, and how many are fetched ahead: 32 MiB keep 1.5 GB/s busy over 20 ms of first-byte latency.
+CHUNK_BYTES = 4 * MiB
+CHUNKS_AHEAD = 8
+
+
+class ObjectStream(Iterator[memoryview]):
+    """Iterates over the bytes ``[start, end)`` of an object as consecutive chunks. For one thread; close it.
+
+    The first request is made when the first chunk is asked for. A chunk's memory is the reader's to keep.
+
+    Args:
+        store: where to read.
+        source: the object.
+        start, end: half-open; ``end`` None: to its end, for which the object is asked for its size.
+
+    Raises:
+        NotFound, ServiceError, TransportError, ShortRead: while iterating.
+    """
+
+    def __init__(self, store: Store, source: ObjectId, start: int = 0, end: int | None = None) -> None:
+        self._store = store
+        self._source = source
+        self._position = start  # of the next chunk to be requested
+        self._end = end
+        self._exits: ExitStack | None = None
+        self._download: BlockingDownload
+        self._ahead: dict[int, memoryview] = {}  # by position: requested, in order
+        self._done: set[int] = set()
+        self._closed = False
+
+    def __next__(self) -> memoryview:
+        if self._closed:
+            raise StopIteration
+        try:
+            self._open()
+            self._request_ahead()
+            if not self._ahead:
+                raise StopIteration
+            first = next(iter(self._ahead))
+            while first not in self._done:
+                self._done.add(self._download.next_done().token)
+        except BaseException:
+            self.close()
+            raise
+        self._done.remove(first)
+        chunk = self._ahead.pop(first)
+        self._download.engine.budget.release(len(chunk))
+        self._request_ahead()
+        return chunk
+
+    def close(self) -> None:
+        """Stop reading ahead; idempotent."""
+        self._closed = True
+        exits, self._exits = self._exits, None
+        if exits is not None:
+            exits.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _open(self) -> None:
+        if self._exits is not None:
+            return
+        if self._end is None:
+            self._end = self._store.head(self._source).size
+        self._exits = ExitStack()
+        download = self._exits.enter_context(self._store.download())
+        self._exits.callback(download.cancel)
+        self._exits.callback(self._release)
+        self._download = download
+
+    def _release(self) -> None:
+        self._download.engine.budget.release(sum(map(len, self._ahead.values())))
+        self._ahead.clear()
+
+    def _request_ahead(self) -> None:
+        """Keep the window full; at least one chunk is requested even when the budget is spent."""
+        budget = self._download.engine.budget
+        assert self._end is not None
+        while self._position < self._end and len(self._ahead) < CHUNKS_AHEAD:
+            size = min(CHUNK_BYTES, self._end - self._position)
+            if not budget.try_reserve(size):
+                if self._ahead:
+                    return
+                budget.overdraw(size)
+            memory = memoryview(bytearray(size))
+            span = ByteRange(self._position, self._position + size)
+            self._ahead[self._position] = memory
+            self._download.submit([Job([Read(self._source, span, memory)], self._position)])
+            self._position += size

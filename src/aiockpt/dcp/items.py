@@ -1,0 +1,119 @@
+"""Stored items: what the metadata and a read item say together about bytes in the bucket. No I/O."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
+
+from aiockpt.dcp.slices import check_slice
+from aiockpt.errors import MetadataError
+from aiockpt.model import ByteRange, ObjectId
+
+
+@dataclass(frozen=True, slots=True)
+class StoredItem:
+    """A read item and where its bytes lie.
+
+    Attributes:
+        read: DCP's item.
+        source: the object.
+        offset, length: of the item in the object, in bytes.
+        transforms: names of the stream transforms it went through.
+        dtype, shape: of the stored chunk; None for serialized objects.
+    """
+
+    read: ReadItem
+    source: ObjectId
+    offset: int
+    length: int
+    transforms: Sequence[str]
+    dtype: torch.dtype | None
+    shape: tuple[int, ...]
+
+    @property
+    def span(self) -> ByteRange:
+        """The whole item."""
+        return ByteRange(self.offset, self.offset + self.length)
+
+    @property
+    def payload_nbytes(self) -> int:
+        """Bytes of the stored chunk's elements."""
+        assert self.dtype is not None
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the stored chunk is wanted."""
+        return tuple(self.read.lengths) == self.shape
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether the item is just the elements: a safetensors file's. An archive is longer than its tensor."""
+        return self.length == self.payload_nbytes
+
+    def __str__(self) -> str:
+        return f"{self.read.storage_index.fqn!r} in {self.source.uri}, bytes {self.offset}-{self.offset + self.length}"
+
+
+class Catalogue:
+    """Looks items up in a checkpoint's metadata.
+
+    Args:
+        base: the checkpoint.
+        metadata: of it, already checked by ``metadata.load_metadata``.
+        storage_data: where its items lie.
+    """
+
+    def __init__(self, base: ObjectId, metadata: Metadata | None, storage_data: dict[MetadataIndex, _StorageInfo]) -> None:
+        self._base = base
+        self._tensors = metadata.state_dict_metadata if metadata is not None else {}
+        self._storage_data = storage_data
+        self._sources: dict[str, ObjectId] = {}
+
+    def item(self, read: ReadItem) -> StoredItem:
+        """What is stored for a read item.
+
+        Raises:
+            MetadataError: nothing, or what is said of it does not fit together.
+        """
+        index = read.storage_index
+        place = self._storage_data.get(index)
+        if place is None:
+            raise MetadataError(f"{self._base.uri}: the metadata has no place for {index.fqn!r}: incomplete checkpoint?")
+        source = self._sources.get(place.relative_path)
+        if source is None:
+            source = self._sources[place.relative_path] = self._base / place.relative_path
+        dtype, shape = (None, ()) if read.type is LoadItemType.BYTE_IO else self._chunk(read)
+        # This field wasn't present in older checkpoints.
+        transforms = getattr(place, "transform_descriptors", None) or ()
+        return StoredItem(read, source, place.offset, place.length, transforms, dtype, shape)
+
+    def _chunk(self, read: ReadItem) -> tuple[torch.dtype | None, tuple[int, ...]]:
+        """dtype and shape of the stored chunk; (None, ()) if the metadata does not say: torch then has to."""
+        index = read.storage_index
+        tensor = self._tensors.get(index.fqn)
+        if not isinstance(tensor, TensorStorageMetadata):
+            return None, ()
+        shape = tuple(_chunk_at(tensor.chunks, index).sizes) if index.offset is not None else tuple(tensor.size)
+        try:
+            check_slice(shape, read.storage_offsets, read.lengths)
+        except ValueError as exc:
+            raise MetadataError(f"{self._base.uri}: {index.fqn!r}: {exc}") from exc
+        return tensor.properties.dtype, shape
+
+
+def _chunk_at(chunks: Sequence[ChunkStorageMetadata], index: MetadataIndex) -> ChunkStorageMetadata:
+    """The chunk that an index means; its position is a hint, its offset the truth."""
+    hint = index.index
+    if hint is not None and 0 <= hint < len(chunks) and chunks[hint].offsets == index.offset:
+        return chunks[hint]
+    for chunk in chunks:
+        if chunk.offsets == index.offset:
+            return chunk
+    raise MetadataError(f"the metadata has no chunk of {index.fqn!r} at {index.offset}: incomplete checkpoint?")

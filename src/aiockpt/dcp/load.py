@@ -1,0 +1,249 @@
+"""The load pipeline: DCP's read items become range reads that land in the tensors' own memory.
+
+Runs on the thread that called DCP. Each item goes one of these ways (see ``tasks`` for each):
+
+- *direct*: payloads, or the wanted stretches of them, are fetched into the target's memory; head and tail of the
+  archive come with them and prove place, dtype, shape and CRC32;
+- *staged*: targets that bytes cannot land in (another device or dtype, scattered elements, closely strided slices) get
+  theirs through staging memory, block by block;
+- *together*: neighbouring small items are fetched as one stretch and taken apart in memory;
+- *buffered*: serialized objects, items with transforms, and whatever turned out not to be as assumed, are fetched whole
+  and loaded by torch.
+
+While bytes move, this thread checks, copies and commits what has landed.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from torch.distributed.checkpoint.planner import LoadItemType
+
+from aiockpt.archive.safetensors import StoredTensor, data_offset, parse_header
+from aiockpt.archive.surprise import Surprise
+from aiockpt.archive.torchload import locate, predict
+from aiockpt.blocking.download import BlockingDownload
+from aiockpt.dcp.items import StoredItem
+from aiockpt.dcp.tasks import BufferedItem, Loading, Task, TensorLoad, TogetherItems, target_of
+from aiockpt.engine.download import Job, Read
+from aiockpt.errors import MetadataError
+from aiockpt.model import ByteRange, GiB, KiB, MiB
+
+#: Items below this are fetched together with their neighbours and copied out: a copy of 256 KiB takes some 20 µs, a
+#: separate landing costs about as much in calls.
+TOGETHER_BELOW_BYTES = 256 * KiB
+
+#: Largest stretch that is taken apart at once, and the widest gap in it.
+TOGETHER_BYTES = 4 * MiB
+TOGETHER_GAP_BYTES = 16 * KiB
+
+#: Bytes that land directly are submitted this far ahead: enough for any number of connections, while planners that
+#: make temporary targets need not make all of them at once.
+WINDOW_BYTES = GiB
+
+#: First bytes of an archive of unknown form, in which its payload's place is looked for; torch's heads are below 1 KiB.
+PROBE_BYTES = 4 * KiB
+
+#: First bytes of a safetensors file, which hold all of a small header.
+HEADER_PROBE_BYTES = 64 * KiB
+
+
+class LoadPipeline:
+    """Runs the tasks of one load.
+
+    Args:
+        download: performs the reads.
+        loading: the planner and what else the tasks share.
+    """
+
+    def __init__(self, download: BlockingDownload, loading: Loading) -> None:
+        self._download = download
+        self._loading = loading
+        self._budget = download.engine.budget
+        self._next: deque[Task] = deque()
+        self._source: Iterator[Task] = iter(())
+        self._in_flight_bytes = 0
+        self._staged_bytes = 0
+
+    def run(self, items: Sequence[StoredItem]) -> None:
+        """Load items; sorted by object and offset they make the fewest requests.
+
+        Raises:
+            MetadataError: the checkpoint contradicts its metadata.
+            TargetMismatch: a target has another shape than what is stored.
+            ChecksumMismatch: stored bytes are damaged.
+            S3Exception: they cannot be had.
+        """
+        self._source = _tasks(self._loading, items)
+        try:
+            self._submit()
+            while self._download.unfinished:
+                self._finish(self._download.next_done())
+                self._submit()
+        finally:
+            self._budget.release(self._staged_bytes)
+
+    def _submit(self) -> None:
+        """Hand over what there is room for; together, so that neighbours share requests."""
+        batch: list[Job] = []
+        while self._in_flight_bytes < WINDOW_BYTES and (task := self._peek()) is not None:
+            if not self._reserve(task.staged_bytes, may_wait=not (batch or self._download.unfinished)):
+                break
+            self._next.popleft()
+            job = Job(task.reads(), task)
+            self._in_flight_bytes += job.missing_bytes
+            batch.append(job)
+        if batch:
+            self._download.submit(batch)
+
+    def _peek(self) -> Task | None:
+        if not self._next and (task := next(self._source, None)) is not None:
+            self._next.append(task)
+        return self._next[0] if self._next else None
+
+    def _reserve(self, nbytes: int, *, may_wait: bool) -> bool:
+        """Staging memory for a task; waits only while nothing of this load could be finished to free some."""
+        if nbytes and not self._budget.try_reserve(nbytes):
+            if not may_wait:
+                return False
+            self._budget.reserve(nbytes)
+        self._staged_bytes += nbytes
+        return True
+
+    def _finish(self, job: Job) -> None:
+        task: Task = job.token
+        self._in_flight_bytes -= job.total_bytes
+        self._next.extend(task.landed())
+        self._budget.release(task.staged_bytes)
+        self._staged_bytes -= task.staged_bytes
+
+
+class _Route(enum.Enum):
+    """How an item is fetched; see the module."""
+
+    EMPTY = enum.auto()  # no element is wanted
+    BUFFERED = enum.auto()
+    TOGETHER = enum.auto()
+    BARE = enum.auto()  # a safetensors file's: its header says where the elements are
+    LARGE = enum.auto()
+
+
+def _route(item: StoredItem) -> _Route:
+    if item.read.type is LoadItemType.BYTE_IO or item.transforms or item.dtype is None:
+        return _Route.BUFFERED
+    if 0 in item.read.lengths:
+        return _Route.EMPTY
+    if item.is_bare:
+        return _Route.BARE
+    return _Route.TOGETHER if item.length < TOGETHER_BELOW_BYTES else _Route.LARGE
+
+
+def _tasks(loading: Loading, items: Iterable[StoredItem]) -> Iterator[Task]:
+    """The tasks for items, made one by one as they are asked for."""
+    for route, group in _groups(items):
+        first = group[0]
+        if route is _Route.TOGETHER:
+            yield TogetherItems(loading, group)
+        elif route is _Route.BARE:
+            yield HeaderProbe(loading, group, min(HEADER_PROBE_BYTES, 8 + max(item.length for item in group)))
+        elif route is _Route.BUFFERED:
+            yield BufferedItem(loading, first)
+        elif route is _Route.LARGE:
+            yield from _large(loading, first)
+        else:
+            loading.planner.commit_tensor(first.read, target_of(loading, first))
+
+
+def _groups(items: Iterable[StoredItem]) -> Iterator[tuple[_Route, list[StoredItem]]]:
+    """Items one by one, but for those that are fetched together."""
+    group: list[StoredItem] = []
+    group_route = _Route.EMPTY
+    end = 0
+    for item in items:
+        route = _route(item)
+        if group and not (route is group_route and _joins(route, group[0], end, item)):
+            yield group_route, group
+            group = []
+        end = max(end, item.span.end) if group else item.span.end
+        group_route = route
+        group.append(item)
+    if group:
+        yield group_route, group
+
+
+def _joins(route: _Route, first: StoredItem, end: int, item: StoredItem) -> bool:
+    """Whether an item is fetched together with those before it."""
+    if item.source != first.source:
+        return False
+    if route is _Route.BARE:
+        return item.offset == first.offset
+    return (
+        route is _Route.TOGETHER
+        and item.offset - end <= TOGETHER_GAP_BYTES
+        and item.span.end - first.offset <= TOGETHER_BYTES
+    )
+
+
+def _large(loading: Loading, item: StoredItem) -> Iterator[Task]:
+    assert item.dtype is not None
+    offset = predict(item.length, item.dtype, item.shape)
+    if offset is None:
+        yield ArchiveProbe(loading, item)
+    else:
+        yield from TensorLoad(loading, item, item.offset + offset, known_form=True).tasks()
+
+
+class ArchiveProbe(Task):
+    """The first bytes of an archive of unknown form: where is its payload?"""
+
+    def __init__(self, loading: Loading, item: StoredItem) -> None:
+        self._loading = loading
+        self._item = item
+        self._memory = bytearray(min(PROBE_BYTES, item.length))
+
+    def reads(self) -> list[Read]:  # noqa: D102  # Task's
+        span = ByteRange(self._item.offset, self._item.offset + len(self._memory))
+        return [Read(self._item.source, span, memoryview(self._memory))]
+
+    def landed(self) -> Iterable[Task]:  # noqa: D102  # Task's
+        item = self._item
+        try:
+            start = item.offset + locate(bytes(self._memory)).payload_offset
+            return TensorLoad(self._loading, item, start, known_form=False).tasks()
+        except Surprise:
+            return [BufferedItem(self._loading, item)]
+
+
+class HeaderProbe(Task):
+    """The header of a safetensors file: where are its tensors?"""
+
+    def __init__(self, loading: Loading, items: Sequence[StoredItem], nbytes: int) -> None:
+        self._loading = loading
+        self._items = items
+        self._memory = memoryview(b"")
+        self.staged_bytes = nbytes
+
+    def reads(self) -> list[Read]:  # noqa: D102  # Task's
+        self._memory = memoryview(bytearray(self.staged_bytes))
+        first = self._items[0]
+        return [Read(first.source, ByteRange(first.offset, first.offset + self.staged_bytes), self._memory)]
+
+    def landed(self) -> Iterable[Task]:  # noqa: D102  # Task's
+        try:
+            needed = data_offset(bytes(self._memory[:8]))
+            if needed > len(self._memory):
+                return [HeaderProbe(self._loading, self._items, needed)]
+            header = parse_header(bytes(self._memory[:needed]))
+        except Surprise as exc:
+            raise MetadataError(f"{self._items[0]}: neither an archive nor a safetensors file: {exc}") from exc
+        places = {tensor.name: tensor for tensor in header.tensors}
+        return [task for item in self._items for task in self._load(item, places, header.data_offset)]
+
+    def _load(self, item: StoredItem, places: Mapping[str, StoredTensor], data_start: int) -> list[Task]:
+        place = places.get(item.read.storage_index.fqn)
+        if place is None or place.dtype != item.dtype or place.shape != item.shape:
+            raise MetadataError(f"{item}: the file's header does not have the tensor that the metadata describes")
+        start = item.offset + data_start + place.start
+        return TensorLoad(self._loading, item, start, known_form=True).tasks()

@@ -1,0 +1,121 @@
+"""``S3StorageReader``: DCP's storage reader, landing bytes in the tensors' own memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any, cast
+
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
+from torch.futures import Future
+
+from aiockpt.config import S3ClientConfig
+from aiockpt.dcp.file_system import S3FileSystem
+from aiockpt.dcp.items import Catalogue
+from aiockpt.dcp.load import LoadPipeline
+from aiockpt.dcp.metadata import load_metadata
+from aiockpt.dcp.tasks import Loading
+from aiockpt.errors import NotFound
+from aiockpt.model import ObjectId
+from aiockpt.s3reader.constructor import DCPOptimizedConstructor, S3ReaderConstructor
+from aiockpt.s3reader.protocol import DCPS3ReaderConstructorProtocol, S3ReaderConstructorProtocol
+
+
+class S3StorageReader(FileSystemReader):
+    """Reads DCP checkpoints from S3, whoever wrote them. No network at construction; picklable.
+
+    With the default reader constructor, bytes go from the socket into the tensors. Any other constructor makes loads
+    go through its readers, item by item, as stock DCP does.
+
+    Args:
+        region: AWS region.
+        path: ``s3://bucket/checkpoint``.
+        s3client_config: settings.
+        reader_constructor: None: ``S3ReaderConstructor.dcp_optimized()``.
+        allowed_metadata_types: types, beyond DCP's own, that the checkpoint's metadata may hold.
+        settings: fields of ``S3ClientConfig``, by name (``endpoint_url`` …).
+    """
+
+    def __init__(
+        self,
+        region: str,
+        path: str | os.PathLike[str],
+        s3client_config: S3ClientConfig | None = None,
+        reader_constructor: S3ReaderConstructorProtocol | DCPS3ReaderConstructorProtocol | None = None,
+        *,
+        allowed_metadata_types: Iterable[type] = (),
+        **settings: Any,
+    ) -> None:
+        super().__init__(path)
+        self._reader_constructor = reader_constructor or S3ReaderConstructor.dcp_optimized()
+        self.fs = S3FileSystem(  # type: ignore[assignment]
+            region, s3client_config=s3client_config, reader_constructor=self._reader_constructor, **settings
+        )
+        self.path = self.fs.init_path(path)
+        self.sync_files = False
+        self._allowed_metadata_types = tuple(allowed_metadata_types)
+        self._metadata: Metadata | None = None
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """The checkpoint's metadata, or with ``rank=`` that of a rank.
+
+        Raises:
+            NotFound: there is no complete checkpoint here.
+            MetadataError: it is damaged, or refused because loading it could run code.
+        """
+        target = ObjectId.parse(os.fspath(self._get_metadata_path(kwargs.get("rank"))))
+        try:
+            data = self._fs.store.get_small(target)
+        except NotFound as error:
+            if error.code == "NoSuchKey":
+                error.args = (f"{error.args[0]}; there is no complete checkpoint at {self.path}",)
+            raise
+        metadata = load_metadata(data, target.uri, self._allowed_metadata_types)
+        assert metadata.storage_meta is not None
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        """Remember what the load reads from."""
+        super().set_up_storage_reader(metadata, is_coordinator, *args, **kwargs)
+        self._metadata = metadata
+
+    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
+        """Sort the items by place, and tell the reader constructor their ranges if it wants to know."""
+        plan.items.sort(key=lambda item: self.storage_data[item.storage_index].offset)
+        if isinstance(self._reader_constructor, DCPS3ReaderConstructorProtocol):
+            self._reader_constructor.set_item_ranges_by_file(plan.items, self.storage_data, self.path)
+        return plan
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        """Load the plan's items; the future that is returned is done.
+
+        Raises:
+            S3Exception, MetadataError, TargetMismatch: see ``load.LoadPipeline``.
+        """
+        if not isinstance(self._reader_constructor, DCPOptimizedConstructor):
+            return super().read_data(plan, planner)
+        catalogue = Catalogue(self._base, self._metadata, self.storage_data)
+        items = sorted((catalogue.item(read) for read in plan.items), key=lambda item: (item.source, item.offset))
+        store = self._fs.store
+        loading = Loading(planner, self.transforms, checksums=store.config.checksum == "crc32")
+        with store.download() as download:
+            LoadPipeline(download, loading).run(items)
+        future: Future[None] = Future()
+        future.set_result(None)
+        return future
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        """Whether checkpoints can be read there: an S3 URI, or a path object."""
+        return S3FileSystem.validate_checkpoint_id(checkpoint_id)
+
+    @property
+    def _fs(self) -> S3FileSystem:
+        return cast("S3FileSystem", self.fs)
+
+    @property
+    def _base(self) -> ObjectId:
+        return ObjectId.parse(os.fspath(self.path))

@@ -1,0 +1,138 @@
+"""``S3StorageWriter``: DCP's storage writer, sending tensors from their own memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+from torch.distributed.checkpoint.filesystem import (
+    CURRENT_DCP_VERSION,
+    DEFAULT_SUFFIX,
+    FileSystemWriter,
+    SerializationFormat,
+    _split_by_size_and_type,
+    _StoragePrefix,
+)
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
+
+from aiockpt.config import S3ClientConfig
+from aiockpt.dcp.file_system import S3FileSystem
+from aiockpt.dcp.metadata import dump_metadata
+from aiockpt.dcp.s3_prefix_strategy import DefaultPrefixStrategy, S3PrefixStrategyBase
+from aiockpt.dcp.save import FilePlan, SavePipeline
+from aiockpt.model import ObjectId
+
+_WRITER_SETTINGS = frozenset({
+    "_extensions", "cache_staged_state_dict", "overwrite", "per_thread_copy_ahead", "serialization_format",
+    "single_file_per_rank", "sync_files",
+})  # fmt: skip
+
+
+class S3StorageWriter(FileSystemWriter):
+    """Writes DCP checkpoints to S3, laid out as stock DCP lays them out. No network at construction; picklable.
+
+    Args:
+        region: AWS region.
+        path: ``s3://bucket/checkpoint``.
+        s3client_config: settings.
+        prefix_strategy: names each rank's objects; None: ``__<rank>_<n>.distcp``.
+        thread_count: into how many objects a rank's data is split (parts are always sent concurrently).
+        kwargs: those of ``FileSystemWriter`` (``single_file_per_rank``, ``overwrite``, ``serialization_format`` …) and
+            the fields of ``S3ClientConfig`` (``endpoint_url`` …).
+    """
+
+    def __init__(
+        self,
+        region: str,
+        path: str | os.PathLike[str],
+        s3client_config: S3ClientConfig | None = None,
+        prefix_strategy: S3PrefixStrategyBase | None = None,
+        thread_count: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        writer_settings = {name: kwargs.pop(name) for name in _WRITER_SETTINGS & kwargs.keys()}
+        super().__init__(path=path, **{"sync_files": False, "thread_count": thread_count, **writer_settings})
+        self.fs = S3FileSystem(region, s3client_config=s3client_config, **kwargs)  # type: ignore[assignment]
+        self.path = self.fs.init_path(path)
+        self.prefix_strategy = prefix_strategy or DefaultPrefixStrategy()
+
+    def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
+        """As stock DCP; with rank-local metadata the prefix strategy names the objects here."""
+        plan = super().prepare_local_plan(plan)
+        if self.rank is not None and not self.use_collectives:
+            plan = self._with_prefix(plan, self.rank)
+        return plan
+
+    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
+        """Have the prefix strategy name each rank's objects."""
+        return [
+            plan if plan.storage_data is not None else self._with_prefix(plan, rank) for rank, plan in enumerate(plans)
+        ]
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        """Write this rank's objects; the future that is returned is done.
+
+        Raises:
+            S3Exception: an object could not be written; whatever was begun has been aborted.
+        """
+        prefix = cast("_StoragePrefix", plan.storage_data).prefix
+        buckets = (
+            _split_by_size_and_type(self.thread_count, plan.items)
+            if self.single_file_per_rank
+            else [[item] for item in plan.items]
+        )
+        files = [
+            FilePlan(f"{prefix}{number}{DEFAULT_SUFFIX}", items)
+            for number, items in enumerate(self._writable_files(buckets))
+        ]
+        pipeline = SavePipeline(
+            self._fs.store, self._base, planner, self.transforms, self.serialization_format
+        )
+        future: Future[list[WriteResult]] = Future()
+        future.set_result(pipeline.write(files))
+        return future
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        """Commit: write ``.metadata``, in one request, after all data."""
+        metadata.version = CURRENT_DCP_VERSION
+        metadata.storage_data = {result.index: result.storage_data for rank in results for result in rank}
+        metadata.storage_meta = self.storage_meta()
+        rank = self.rank if not self.use_collectives else None
+        target = ObjectId.parse(os.fspath(self._get_metadata_path(rank)))
+        self._fs.store.put(target, dump_metadata(metadata))
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        """Whether checkpoints can be written there: an S3 URI, or a path object."""
+        return S3FileSystem.validate_checkpoint_id(checkpoint_id)
+
+    @property
+    def _fs(self) -> S3FileSystem:
+        return cast("S3FileSystem", self.fs)
+
+    @property
+    def _base(self) -> ObjectId:
+        return ObjectId.parse(os.fspath(self.path))
+
+    def _with_prefix(self, plan: SavePlan, rank: int) -> SavePlan:
+        return dataclasses.replace(plan, storage_data=_StoragePrefix(self.prefix_strategy(rank)))
+
+    def _writable_files(self, buckets: Sequence[list[WriteItem]]) -> Iterator[list[WriteItem]]:
+        """The files' items; a safetensors file holds a name once, so further chunks of a tensor get files of their own."""
+        if self.serialization_format is not SerializationFormat.SAFETENSORS:
+            yield from buckets
+            return
+        for bucket in buckets:
+            rounds: list[dict[str, WriteItem]] = [{}]
+            for item in bucket:
+                name = item.index.fqn
+                place = next((held for held in rounds if name not in held), None)
+                if place is None:
+                    rounds.append(place := {})
+                place[name] = item
+            yield from (list(held.values()) for held in rounds)

@@ -1,0 +1,325 @@
+"""Load tasks: reads to be made, and what to do with the bytes once they have landed.
+
+A task allocates its staging memory when its reads are asked for, and its ``landed`` runs on the thread that called DCP;
+it may lead to further tasks (a fallback, a second try). Nothing is committed to the planner unproved.
+"""
+
+from __future__ import annotations
+
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO, cast
+
+import torch
+from torch.distributed._shard._utils import narrow_tensor_by_index
+from torch.distributed.checkpoint.filesystem import _StorageReaderTransforms
+from torch.distributed.checkpoint.planner import LoadItemType, LoadPlanner
+
+from aiockpt.archive.surprise import Surprise
+from aiockpt.archive.torchload import confirm, is_common_head, payload_of
+from aiockpt.archive.torchsave import plain, storage_view
+from aiockpt.crc import crc32, crc32_combine
+from aiockpt.dcp.items import StoredItem
+from aiockpt.dcp.slices import Stretch, stretches
+from aiockpt.engine.download import Read
+from aiockpt.errors import ChecksumMismatch, MetadataError, TargetMismatch
+from aiockpt.model import ByteRange, MiB
+
+#: Staged stretches are about this large: long enough to fill a request, short enough that several fit the budget.
+BLOCK_BYTES = 4 * MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """What all tasks of one load share: the planner that gives and takes tensors, transforms, whether to check CRCs."""
+
+    planner: LoadPlanner
+    transforms: _StorageReaderTransforms
+    checksums: bool
+
+
+class Task(ABC):
+    """See the module."""
+
+    staged_bytes: int = 0
+
+    @abstractmethod
+    def reads(self) -> list[Read]:
+        """What to fetch, and into which memory."""
+
+    @abstractmethod
+    def landed(self) -> Iterable[Task]:
+        """All reads have landed: check, copy, commit. Returns what is to be done next."""
+
+
+def target_of(loading: Loading, item: StoredItem) -> torch.Tensor:
+    """The tensor that the item fills, as the planner gives it.
+
+    Raises:
+        TargetMismatch: it has another shape than what is stored for it.
+    """
+    target = loading.planner.resolve_tensor(item.read).detach()
+    if target.size() != item.read.lengths:
+        raise TargetMismatch(
+            f"{item}: {tuple(item.read.lengths)} is stored for a target of shape {tuple(target.size())}: give the "
+            "model the shape that was saved, or leave the tensor out of the state dict"
+        )
+    return target
+
+
+def landable(target: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether stored bytes can go to the tensor's memory as they are."""
+    return target.dtype == dtype and target.is_cpu and plain(target) and target.is_contiguous()
+
+
+def tensor_at(memory: memoryview, dtype: torch.dtype, shape: Sequence[int]) -> torch.Tensor:
+    """A row-major tensor over ``memory``, which it keeps alive."""
+    if not len(memory):
+        return torch.empty(tuple(shape), dtype=dtype)
+    return torch.frombuffer(memory, dtype=torch.uint8).view(dtype).reshape(tuple(shape))
+
+
+class BufferedItem(Task):
+    """A whole item in memory, loaded by torch as stock DCP does: always right, and a copy or two slower."""
+
+    def __init__(self, loading: Loading, item: StoredItem) -> None:
+        self._loading = loading
+        self._item = item
+        self._memory = memoryview(b"")
+        self.staged_bytes = item.length
+
+    def reads(self) -> list[Read]:  # noqa: D102  # Task's
+        self._memory = memoryview(bytearray(self._item.length))
+        return [Read(self._item.source, self._item.span, self._memory)]
+
+    def landed(self) -> Iterable[Task]:  # noqa: D102  # Task's
+        read, planner = self._item.read, self._loading.planner
+        stream = self._loading.transforms.transform_load_stream(
+            read, self._item.transforms, cast("IO[bytes]", io.BytesIO(self._memory))
+        )
+        data = io.BytesIO(stream.read(-1))
+        if read.type is LoadItemType.BYTE_IO:
+            planner.load_bytes(read, data)
+            return ()
+        stored = self._load(data)
+        target = target_of(self._loading, self._item)
+        target.copy_(narrow_tensor_by_index(stored, read.storage_offsets, read.lengths))
+        planner.commit_tensor(read, target)
+        return ()
+
+    def _load(self, data: io.BytesIO) -> torch.Tensor:
+        try:
+            stored = torch.load(data, map_location="cpu", weights_only=True)
+        except Exception as exc:
+            raise MetadataError(f"{self._item} cannot be loaded: damaged? ({type(exc).__name__}: {exc})") from exc
+        if not isinstance(stored, torch.Tensor) or (self._item.dtype and tuple(stored.shape) != self._item.shape):
+            raise MetadataError(f"{self._item} is not the tensor that the metadata describes")
+        return stored
+
+
+class TogetherItems(Task):
+    """Neighbouring small tensors, fetched as one stretch and taken apart in memory."""
+
+    def __init__(self, loading: Loading, items: Sequence[StoredItem]) -> None:
+        self._loading = loading
+        self._items = items
+        self._start = items[0].offset
+        self.staged_bytes = max(item.span.end for item in items) - self._start
+        self._memory = memoryview(b"")
+
+    def reads(self) -> list[Read]:  # noqa: D102  # Task's
+        self._memory = memoryview(bytearray(self.staged_bytes))
+        return [Read(self._items[0].source, ByteRange(self._start, self._start + self.staged_bytes), self._memory)]
+
+    def landed(self) -> Iterable[Task]:  # noqa: D102  # Task's
+        again = []
+        for item in self._items:
+            start = item.offset - self._start
+            try:
+                self._take(item, self._memory[start : start + item.length])
+            except Surprise:
+                again.append(BufferedItem(self._loading, item))
+            except ChecksumMismatch as error:
+                raise ChecksumMismatch(f"{item}: {error}: damaged, restore it or load an older checkpoint") from error
+        return again
+
+    def _take(self, item: StoredItem, stored: memoryview) -> None:
+        assert item.dtype is not None
+        payload = payload_of(stored, item.dtype, item.shape)
+        target = target_of(self._loading, item)
+        if item.is_whole and landable(target, item.dtype):
+            storage_view(target)[:] = payload
+        else:
+            tensor = tensor_at(payload, item.dtype, item.shape)
+            target.copy_(narrow_tensor_by_index(tensor, item.read.storage_offsets, item.read.lengths))
+        self._loading.planner.commit_tensor(item.read, target)
+
+
+class TensorLoad:
+    """One tensor, fetched in stretches: what lands in its memory directly, what is staged, and the proof of both.
+
+    Args:
+        loading: shared by the load.
+        item: what is stored.
+        payload_start: where its elements begin, in the object.
+        known_form: whether the archive is expected to be of the common form, whose head alone proves a slice.
+        second_try: whether this is one, after the CRC did not match.
+    """
+
+    def __init__(
+        self, loading: Loading, item: StoredItem, payload_start: int, *, known_form: bool, second_try: bool = False
+    ) -> None:
+        assert item.dtype is not None
+        self._loading = loading
+        self._item = item
+        self._dtype = item.dtype
+        self._known_form = known_form
+        self._second_try = second_try
+        self._target = target_of(loading, item)
+        self._start = payload_start
+        payload_end = payload_start + item.payload_nbytes
+        wants_tail = not item.is_bare and (item.is_whole or not known_form)
+        self._head = _Surround(item, item.offset, payload_start if not item.is_bare else item.offset)
+        self._tail = _Surround(item, payload_end, item.span.end if wants_tail else payload_end)
+        self._crcs: dict[int, tuple[int, int]] = {}  # by position: CRC32 and length
+        self._missing = 0
+
+    def tasks(self) -> list[Task]:
+        """What to do, to be done in any order."""
+        direct = landable(self._target, self._dtype)
+        item = self._item
+        parts = list(
+            stretches(
+                item.shape,
+                item.read.storage_offsets,
+                item.read.lengths,
+                self._dtype.itemsize,
+                max_dense_bytes=None if direct else BLOCK_BYTES,
+                max_sparse_bytes=BLOCK_BYTES,
+            )
+        )
+        landing = [part for part in parts if direct and part.dense]
+        tasks: list[Task] = [_Direct(self, landing)]
+        tasks += [_Staged(self, part) for part in parts if not (direct and part.dense)]
+        self._missing = len(tasks)
+        return tasks
+
+    def frame_reads(self) -> Iterator[Read]:
+        """Head and tail of the archive, as far as they are needed."""
+        for frame in (self._head, self._tail):
+            if frame.memory:
+                yield Read(self._item.source, frame.span, frame.memory)
+
+    def read_of(self, part: Stretch, into: memoryview) -> Read:
+        """A stretch of the payload."""
+        return Read(self._item.source, ByteRange(self._start + part.start, self._start + part.end), into)
+
+    def memory_of(self, part: Stretch) -> memoryview:
+        """A dense stretch's place in the target's memory."""
+        return storage_view(self._target[part.select])
+
+    def copy(self, part: Stretch, memory: memoryview) -> None:
+        """A staged stretch into the target."""
+        if self._item.is_whole:
+            self._crcs[part.start] = crc32(memory), part.nbytes
+        itemsize = self._dtype.itemsize
+        flat = tensor_at(memory, self._dtype, (part.nbytes // itemsize,))
+        stored = flat.as_strided(part.shape, [stride // itemsize for stride in part.strides])
+        self._target[part.select].copy_(stored)
+
+    def part_landed(self) -> Iterable[Task]:
+        """One of the tasks is done; after the last, prove and commit."""
+        self._missing -= 1
+        if self._missing:
+            return ()
+        try:
+            recorded = self._prove()
+        except Surprise:
+            return (BufferedItem(self._loading, self._item),)
+        if recorded is not None and self._loading.checksums and self._crc32() != recorded:
+            return self._fetch_again()
+        self._loading.planner.commit_tensor(self._item.read, self._target)
+        return ()
+
+    def _prove(self) -> int | None:
+        """That the payload is what it was taken for; returns the CRC32 that it must have, if that is known."""
+        item = self._item
+        if item.is_bare:
+            return None
+        if not self._tail.memory and is_common_head(self._head.memory, self._dtype, item.shape):
+            return None
+        recorded = confirm(
+            self._head.memory,
+            self._tail.memory,
+            item_nbytes=item.length,
+            payload_offset=self._start - item.offset,
+            payload_nbytes=item.payload_nbytes,
+            dtype=self._dtype,
+            shape=item.shape,
+        )
+        return recorded if item.is_whole else None
+
+    def _crc32(self) -> int:
+        if not self._crcs:
+            return crc32(storage_view(self._target))
+        total = 0
+        for _, (crc, nbytes) in sorted(self._crcs.items()):
+            total = crc32_combine(total, crc, nbytes)
+        return total
+
+    def _fetch_again(self) -> Iterable[Task]:
+        """Bytes that do not match their CRC32: damaged on the way, or at rest. A second try tells."""
+        if self._second_try:
+            raise ChecksumMismatch(
+                f"{self._item}: the bytes do not match their recorded CRC32, twice: damaged in the bucket; restore the "
+                "object or load an older checkpoint"
+            )
+        return TensorLoad(
+            self._loading, self._item, self._start, known_form=self._known_form, second_try=True
+        ).tasks()
+
+
+class _Surround:
+    """Bytes of an archive before or after its payload, and memory for them."""
+
+    def __init__(self, item: StoredItem, start: int, end: int) -> None:
+        if end < start:
+            raise MetadataError(f"{item}: too short for the tensor that the metadata describes")
+        self.span = ByteRange(start, end)
+        self.memory = memoryview(bytearray(end - start))
+
+
+class _Direct(Task):
+    """An archive's frame, and the stretches that land in the target itself."""
+
+    def __init__(self, load: TensorLoad, parts: Sequence[Stretch]) -> None:
+        self._load = load
+        self._parts = parts
+
+    def reads(self) -> list[Read]:
+        load = self._load
+        return [*load.frame_reads(), *(load.read_of(part, load.memory_of(part)) for part in self._parts)]
+
+    def landed(self) -> Iterable[Task]:
+        return self._load.part_landed()
+
+
+class _Staged(Task):
+    """A stretch that goes through staging memory."""
+
+    def __init__(self, load: TensorLoad, part: Stretch) -> None:
+        self._load = load
+        self._part = part
+        self._memory = memoryview(b"")
+        self.staged_bytes = part.nbytes
+
+    def reads(self) -> list[Read]:
+        self._memory = memoryview(bytearray(self.staged_bytes))
+        return [self._load.read_of(self._part, self._memory)]
+
+    def landed(self) -> Iterable[Task]:
+        self._load.copy(self._part, self._memory)
+        self._memory = memoryview(b"")
+        return self._load.part_landed()

@@ -15,7 +15,7 @@ import atexit
 import concurrent.futures
 import os
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator
+from collections.abc import Callable, Coroutine, Hashable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from typing import Any, Generic, TypeVar, cast
 
@@ -75,7 +75,10 @@ class Call(Generic[T]):
 
     def cancel(self) -> None:
         """Cancel the work; ``wait`` tells when it has ended."""
-        self._bridge.call_soon(lambda: self._task.cancel())  # after _begin, which was called soon before
+        self._bridge.call_soon(self._cancel_task)  # runs after _begin, which was called soon before it
+
+    def _cancel_task(self) -> None:
+        self._task.cancel()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the work has ended, however; False if it has not within ``timeout_s``."""

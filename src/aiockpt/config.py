@@ -91,7 +91,9 @@ class S3ClientConfig:
         if self.checksum not in get_args(ChecksumPolicy):
             raise ConfigError(f"checksum must be one of {get_args(ChecksumPolicy)}, got {self.checksum!r}")
         if unknown := sorted(set(self.extra_args) - EXTRA_ARGS):
-            raise ConfigError(f"extra_args does not take {', '.join(unknown)}; it takes {', '.join(sorted(EXTRA_ARGS))}")
+            raise ConfigError(
+                f"extra_args does not take {', '.join(unknown)}; it takes {', '.join(sorted(EXTRA_ARGS))}"
+            )
 
     def merged(self, **overrides: Any) -> S3ClientConfig:
         """This configuration with some fields replaced.
@@ -101,7 +103,9 @@ class S3ClientConfig:
         """
         known = {f.name for f in dataclasses.fields(self)}
         if unknown := sorted(set(overrides) - known):
-            raise TypeError(f"unexpected keyword argument {unknown[0]!r}; S3ClientConfig has {', '.join(sorted(known))}")
+            raise TypeError(
+                f"unexpected keyword argument {unknown[0]!r}; S3ClientConfig has {', '.join(sorted(known))}"
+            )
         return dataclasses.replace(self, **overrides)
 
     def check(self) -> None:
@@ -132,9 +136,7 @@ class S3ClientConfig:
 
 def has_custom_endpoint(config: S3ClientConfig) -> bool:
     """Whether the configuration or the environment names another endpoint than AWS's."""
-    return bool(
-        config.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    )
+    return bool(config.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
 
 
 def proxy_for(scheme: str, host: str) -> str | None:

@@ -83,11 +83,11 @@ class Store:
         """Copy an object within the service; see ``Engine.copy``."""
         self.run(lambda engine: engine.copy(source, target))
 
-    def list(self, prefix: ObjectId, delimiter: str = "") -> Sequence[ListedObject | str]:
-        """All rows of a listing; see ``Engine.list``."""
+    def list_objects(self, prefix: ObjectId, delimiter: str = "") -> Sequence[ListedObject | str]:
+        """All rows of a listing; see ``Engine.list_objects``."""
 
         async def collect(engine: Engine) -> list[ListedObject | str]:
-            return [row async for row in engine.list(prefix, delimiter)]
+            return [row async for row in engine.list_objects(prefix, delimiter)]
 
         return self.run(collect)
 

@@ -37,9 +37,7 @@ class BlockingUpload:
         """What has been done so far."""
         return self._upload.stats
 
-    def object(
-        self, target: ObjectId, *, total_bytes: int | None = None, if_none_match: bool = False
-    ) -> ObjectWriter:
+    def object(self, target: ObjectId, *, total_bytes: int | None = None, if_none_match: bool = False) -> ObjectWriter:
         """Begin an object; write it, then ``close`` (or ``discard``) it.
 
         Args:

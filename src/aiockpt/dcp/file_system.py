@@ -137,7 +137,7 @@ class S3FileSystem(FileSystemBase):
         prefix = ObjectId.parse(_uri(path))
         if prefix.key:
             prefix = ObjectId(prefix.bucket, prefix.key.rstrip("/") + "/")
-        rows = self.store.list(prefix, delimiter="/")
+        rows = self.store.list_objects(prefix, delimiter="/")
         return [ObjectId(prefix.bucket, row if isinstance(row, str) else row.key).uri for row in rows]
 
     @classmethod

@@ -70,7 +70,9 @@ class Catalogue:
         storage_data: where its items lie.
     """
 
-    def __init__(self, base: ObjectId, metadata: Metadata | None, storage_data: dict[MetadataIndex, _StorageInfo]) -> None:
+    def __init__(
+        self, base: ObjectId, metadata: Metadata | None, storage_data: dict[MetadataIndex, _StorageInfo]
+    ) -> None:
         self._base = base
         self._tensors = metadata.state_dict_metadata if metadata is not None else {}
         self._storage_data = storage_data
@@ -85,7 +87,9 @@ class Catalogue:
         index = read.storage_index
         place = self._storage_data.get(index)
         if place is None:
-            raise MetadataError(f"{self._base.uri}: the metadata has no place for {index.fqn!r}: incomplete checkpoint?")
+            raise MetadataError(
+                f"{self._base.uri}: the metadata has no place for {index.fqn!r}: incomplete checkpoint?"
+            )
         source = self._sources.get(place.relative_path)
         if source is None:
             source = self._sources[place.relative_path] = self._base / place.relative_path

@@ -142,9 +142,7 @@ class SavePipeline:
         stream.close()
         return _result(item, file, start, writer.tell(), descriptors)
 
-    def _write_safetensors(
-        self, writer: ObjectWriter, items: Sequence[WriteItem], file: FilePlan
-    ) -> list[WriteResult]:
+    def _write_safetensors(self, writer: ObjectWriter, items: Sequence[WriteItem], file: FilePlan) -> list[WriteResult]:
         """One safetensors file behind what was written so far; every item is said to start where it starts."""
         start = writer.tell()
         by_name = {item.index.fqn: item for item in items}

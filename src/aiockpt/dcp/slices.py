@@ -115,7 +115,7 @@ def _cut(
         part = (count, *lengths[1:])
         span = _span(part, strides, itemsize)
         yield Stretch(
-            (*select, slice(first, first + count)),  # type: ignore[arg-type]
+            (*select, slice(first, first + count)),
             at,
             at + span,
             part,

@@ -20,10 +20,10 @@ def blocks(tensor: torch.Tensor, block_bytes: int) -> Iterator[torch.Tensor]:
     if tensor.nbytes <= block_bytes or tensor.dim() == 0:
         yield tensor
     elif tensor.is_contiguous():
-        yield from tensor.view(-1).split(max(1, block_bytes // tensor.itemsize))
+        yield from torch.split(tensor.view(-1), max(1, block_bytes // tensor.itemsize))
     else:
         rows = block_bytes // (tensor.nbytes // tensor.shape[0])
-        for part in tensor.split(max(1, rows)):
+        for part in torch.split(tensor, max(1, rows)):
             if rows:
                 yield part
             else:

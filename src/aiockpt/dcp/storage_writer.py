@@ -90,9 +90,7 @@ class S3StorageWriter(FileSystemWriter):
             FilePlan(f"{prefix}{number}{DEFAULT_SUFFIX}", items)
             for number, items in enumerate(self._writable_files(buckets))
         ]
-        pipeline = SavePipeline(
-            self._fs.store, self._base, planner, self.transforms, self.serialization_format
-        )
+        pipeline = SavePipeline(self._fs.store, self._base, planner, self.transforms, self.serialization_format)
         future: Future[list[WriteResult]] = Future()
         future.set_result(pipeline.write(files))
         return future

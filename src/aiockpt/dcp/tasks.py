@@ -276,9 +276,7 @@ class TensorLoad:
                 f"{self._item}: the bytes do not match their recorded CRC32, twice: damaged in the bucket; restore the "
                 "object or load an older checkpoint"
             )
-        return TensorLoad(
-            self._loading, self._item, self._start, known_form=self._known_form, second_try=True
-        ).tasks()
+        return TensorLoad(self._loading, self._item, self._start, known_form=self._known_form, second_try=True).tasks()
 
 
 class _Surround:

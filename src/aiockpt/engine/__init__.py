@@ -1,1 +1,1 @@
-
+"""Composition: downloads, uploads and everything else, with retries and bounded concurrency."""

@@ -64,7 +64,7 @@ class PartAssembler:
     def copy_in(self, data: bytes | bytearray | memoryview) -> None:
         """Append a copy of ``data``, which may be small or large."""
         view = memoryview(data)
-        while len(view):
+        while view:
             if not self._room:
                 self._end_part()
             if self._run_end == len(self._arena):

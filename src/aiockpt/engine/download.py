@@ -19,7 +19,6 @@ from aiockpt.engine.crew import Crew
 from aiockpt.errors import ObjectChanged
 from aiockpt.model import ByteRange, ObjectId
 from aiockpt.plan.coalesce import Fetch, coalesce
-from aiockpt.plan.request_size import request_bytes
 from aiockpt.plan.retry import Operation
 from aiockpt.s3.bulk import RangeTransfer
 from aiockpt.transport.landing import Landing

@@ -134,9 +134,9 @@ class Engine:
             return False
         return True
 
-    def list(self, prefix: ObjectId, delimiter: str = "") -> AsyncIterator[ListedObject | str]:
+    def list_objects(self, prefix: ObjectId, delimiter: str = "") -> AsyncIterator[ListedObject | str]:
         """Objects whose key starts with ``prefix.key``, in key order, and common prefixes as ``str``."""
-        return self.client.control.list(prefix, delimiter)
+        return self.client.control.list_objects(prefix, delimiter)
 
     def pending_uploads(self, prefix: ObjectId) -> AsyncIterator[PendingUpload]:
         """Multipart uploads that were begun under a prefix and neither completed nor aborted."""

@@ -79,7 +79,7 @@ class ControlPlane:
             answer = await client.head_bucket(Bucket=bucket)
         return str(answer["ResponseMetadata"].get("HTTPHeaders", {}).get("x-amz-bucket-region", ""))
 
-    async def list(self, prefix: ObjectId, delimiter: str = "") -> AsyncIterator[ListedObject | str]:
+    async def list_objects(self, prefix: ObjectId, delimiter: str = "") -> AsyncIterator[ListedObject | str]:
         """Objects whose key starts with ``prefix.key``, in key order, and common prefixes as ``str``."""
         async for page in self._pages("list_objects_v2", prefix, Prefix=prefix.key, Delimiter=delimiter):
             for row in page.get("CommonPrefixes", ()):
@@ -179,11 +179,8 @@ class ControlPlane:
         """Drop a multipart upload and its parts; the caller treats ``NotFound`` as done."""
         with translated("ABORT", target):
             client = await self._session.client()
-            await client.abort_multipart_upload(
-                **_names(target), UploadId=upload_id, **request_arguments(self._config)
-            )
+            await client.abort_multipart_upload(**_names(target), UploadId=upload_id, **request_arguments(self._config))
 
 
 def _names(target: ObjectId) -> dict[str, str]:
     return {"Bucket": target.bucket, "Key": target.key}
-

@@ -46,9 +46,7 @@ class ClientBulk:
     async def get_whole(self, source: ObjectId) -> tuple[bytes, str]:  # noqa: D102  # Bulk's
         with translated("GET", source):
             client = await self._session.client()
-            answer = await client.get_object(
-                Bucket=source.bucket, Key=source.key, **request_arguments(self._config)
-            )
+            answer = await client.get_object(Bucket=source.bucket, Key=source.key, **request_arguments(self._config))
             async with answer["Body"] as body:
                 return await body.read(), strip_etag(answer.get("ETag"))
 

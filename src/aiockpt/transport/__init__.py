@@ -1,1 +1,1 @@
-
+"""Connections that land and send bulk bytes without copying them."""

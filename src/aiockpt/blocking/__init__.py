@@ -1,0 +1,1 @@
+"""The engine for threads: blocking calls, sessions fed from a thread, streams."""

@@ -50,9 +50,7 @@ class ObjectStream(Iterator[memoryview]):
         try:
             self._open()
             self._request_ahead()
-            if not self._ahead:
-                raise StopIteration
-            first = next(iter(self._ahead))
+            first = next(iter(self._ahead))  # StopIteration at the end: ours
             while first not in self._done:
                 self._done.add(self._download.next_done().token)
         except BaseException:

@@ -50,7 +50,7 @@ class _SafeUnpickler(pickle.Unpickler):
         if name in _ALLOWED.get(module, ()):
             return super().find_class(module, name)
         raise MetadataError(
-            f"{self._where} names {module}.{name}, which checkpoints do not need: refused, because loading it could run "
+            f"{self._where} names {module}.{name}, which checkpoints do not need: refused, as loading it could run "
             f"code. If you trust this checkpoint, pass allowed_metadata_types=[{name}] to the storage reader"
         )
 

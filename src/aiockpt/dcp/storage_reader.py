@@ -58,7 +58,7 @@ class S3StorageReader(FileSystemReader):
         self._allowed_metadata_types = tuple(allowed_metadata_types)
         self._metadata: Metadata | None = None
 
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:  # noqa: ARG002  # DCP's signature
         """The checkpoint's metadata, or with ``rank=`` that of a rank.
 
         Raises:

@@ -121,7 +121,7 @@ class S3StorageWriter(FileSystemWriter):
         return dataclasses.replace(plan, storage_data=_StoragePrefix(self.prefix_strategy(rank)))
 
     def _writable_files(self, buckets: Sequence[list[WriteItem]]) -> Iterator[list[WriteItem]]:
-        """The files' items; a safetensors file holds a name once, so further chunks of a tensor get files of their own."""
+        """The files' items; a safetensors file holds a name once: further chunks of a tensor get files of their own."""
         if self.serialization_format is not SerializationFormat.SAFETENSORS:
             yield from buckets
             return

@@ -42,7 +42,7 @@ _ADVICE = {
     "NoSuchKey": "check the path and the bucket",
     "NotFound": "check the path and the bucket",
     "404": "check the path and the bucket",
-    "InvalidAccessKeyId": "check the access key (AWS_ACCESS_KEY_ID or the profile) and that it belongs to this endpoint",
+    "InvalidAccessKeyId": "check the access key (AWS_ACCESS_KEY_ID or the profile): is it this endpoint's?",
     "SignatureDoesNotMatch": "check the secret key (AWS_SECRET_ACCESS_KEY or the profile) and the region",
     "AccessDenied": "check the credentials and the bucket's policy",
     "403": "check the credentials and the bucket's policy",
@@ -69,7 +69,7 @@ class WrongRegion(ServiceError):
     region: str = ""
 
 
-def _type_of(failure: Failure) -> type[ServiceError]:
+def _type_of(failure: Failure) -> type[ServiceError]:  # noqa: PLR0911  # a table of conditions
     code = failure.code or str(failure.status)
     if code in _NOT_FOUND:
         return NotFound
@@ -123,7 +123,7 @@ def _from_client_error(exc: botocore_errors.ClientError) -> Failure:
     )
 
 
-def _translate(exc: Exception, action: str, target: ObjectId) -> AiockptError:
+def _translate(exc: Exception, action: str, target: ObjectId) -> AiockptError:  # noqa: PLR0911  # likewise
     where = f"{action} {target.uri}"
     if isinstance(exc, botocore_errors.ClientError):
         return service_error(_from_client_error(exc), action, target)

@@ -31,9 +31,7 @@ _HOST = "127.0.0.1"
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m aiockpt.testing", description="A local S3 endpoint.")
     parser.add_argument("--port", type=int, default=0, help="0: any free one")
-    parser.add_argument(
-        "--admin-port", type=int, default=0, help="counters, shape and faults; 0: any free one"
-    )
+    parser.add_argument("--admin-port", type=int, default=0, help="counters, shape and faults; 0: any free one")
     parser.add_argument("--folder", type=Path, help="keep objects as files here instead of in memory")
     parser.add_argument("--bucket", action="append", default=[], help="make this bucket; may be repeated")
     parser.add_argument("--access-key", default="aiockpt")
@@ -58,9 +56,7 @@ def _endpoint(arguments: argparse.Namespace) -> Endpoint:
         store.create_bucket(bucket)
     shape = Shape(arguments.first_byte_latency, arguments.connection_bytes_per_s, arguments.total_bytes_per_s)
     credentials = Credentials(arguments.access_key, arguments.anonymous)
-    return Endpoint(
-        State(store, arguments.region), Network(shape), credentials, BlockPool(arguments.reserve_bytes)
-    )
+    return Endpoint(State(store, arguments.region), Network(shape), credentials, BlockPool(arguments.reserve_bytes))
 
 
 def _tls(arguments: argparse.Namespace) -> ssl.SSLContext | None:
@@ -91,9 +87,7 @@ async def _main(arguments: argparse.Namespace) -> None:
     server = await loop.create_server(
         lambda: Connection(endpoint.serve, endpoint.network), _HOST, arguments.port, ssl=tls, backlog=1024
     )
-    admin_server = await loop.create_server(
-        lambda: Connection(admin.serve, unshaped), _HOST, arguments.admin_port
-    )
+    admin_server = await loop.create_server(lambda: Connection(admin.serve, unshaped), _HOST, arguments.admin_port)
     port, admin_port = (one.sockets[0].getsockname()[1] for one in (server, admin_server))
     ready = {"url": f"http{'s' if tls else ''}://{_HOST}:{port}", "admin_url": f"http://{_HOST}:{admin_port}"}
     print(json.dumps(ready), flush=True)  # noqa: T201  # this line is the interface

@@ -20,8 +20,7 @@ _MAX_PAGE = 1000
 def list_buckets(state: State, request: Request) -> Answer:  # noqa: ARG001  # every operation takes both
     """ListBuckets."""
     buckets = [
-        element("Bucket", leaf("Name", name), leaf("CreationDate", timestamp(0)))
-        for name in state.store.buckets()
+        element("Bucket", leaf("Name", name), leaf("CreationDate", timestamp(0))) for name in state.store.buckets()
     ]
     owner = element("Owner", leaf("ID", "aiockpt"), leaf("DisplayName", "aiockpt"))
     return document(root("ListAllMyBucketsResult", owner, element("Buckets", *buckets)))
@@ -66,9 +65,7 @@ def list_objects(state: State, request: Request) -> Answer:
     keys = state.store.keys(request.bucket)
     page = page_of(keys, prefix=prefix, delimiter=delimiter, after=after, limit=limit)
     contents = [
-        _entry(encode(key), stored)
-        for key in page.keys
-        if (stored := state.store.get(request.bucket, key)) is not None
+        _entry(encode(key), stored) for key in page.keys if (stored := state.store.get(request.bucket, key)) is not None
     ]
     return document(
         root(

@@ -29,8 +29,7 @@ def check_write(request: Request, stored: StoredObject | None) -> None:
 
     Raises:
         Refusal: PreconditionFailed; NoSuchKey where If-Match finds no object; NotImplemented for an
-            If-None-Match
-            other than ``*``, which S3 does not take either.
+            If-None-Match other than ``*``, which S3 does not take either.
     """
     none_match = request.header("if-none-match")
     if none_match and none_match != "*":

@@ -84,9 +84,7 @@ class Connection(asyncio.BufferedProtocol):
         """Where the next bytes go."""
         if self._landing is None:
             return memoryview(self._buffer)[self._filled :]
-        return self._landing.room(
-            min(self._landing_end - self._landing.received, self._in.run_bytes or BLOCK_BYTES)
-        )
+        return self._landing.room(min(self._landing_end - self._landing.received, self._in.run_bytes or BLOCK_BYTES))
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes have come."""

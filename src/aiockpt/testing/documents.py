@@ -83,9 +83,7 @@ def _part(texts: dict[str, str]) -> PartReference:
     except (KeyError, ValueError):
         raise Refusal("MalformedXML") from None
     checksums = {
-        name.removeprefix("Checksum").lower(): text
-        for name, text in texts.items()
-        if name.startswith("Checksum")
+        name.removeprefix("Checksum").lower(): text for name, text in texts.items() if name.startswith("Checksum")
     }
     return PartReference(number, etag, checksums)
 

@@ -16,8 +16,7 @@ class FaultKind(enum.StrEnum):
     RESET = "reset"
     """Break the connection (RST) after ``after_bytes`` of the body; None: before the answer's head."""
     END_EARLY = "end-early"
-    """Close the connection in order (FIN) after ``after_bytes`` of the body; None: before the answer's
-    head."""
+    """Close in order (FIN) after ``after_bytes`` of the body; None: before the answer's head."""
     STALL = "stall"
     """Wait until faults are cleared, after ``after_bytes`` of the body; None: before the answer's head."""
     FLIP_BIT = "flip-bit"

@@ -54,9 +54,7 @@ class FolderStore:
 
     def buckets(self) -> list[str]:
         """See ``Store``."""
-        return sorted(
-            path.name for path in self._folder.iterdir() if path.is_dir() and _BUCKET.fullmatch(path.name)
-        )
+        return sorted(path.name for path in self._folder.iterdir() if path.is_dir() and _BUCKET.fullmatch(path.name))
 
     def create_bucket(self, bucket: str) -> None:
         """See ``Store``."""
@@ -109,9 +107,7 @@ class FolderStore:
         content = _mapped(path, stored.content.crc32)
         self._known[path] = (
             mark,
-            StoredObject(
-                content, stored.etag, stored.headers, stored.checksums, stored.checksum_type, stored.modified
-            ),
+            StoredObject(content, stored.etag, stored.headers, stored.checksums, stored.checksum_type, stored.modified),
         )
 
     def delete(self, bucket: str, key: str) -> None:

@@ -13,8 +13,7 @@ class Page:
     Attributes:
         keys: the objects.
         prefixes: the common prefixes that stand for the others.
-        next_after: where the next page starts (all that follows this, its subtree included); None: this is
-        the last.
+        next_after: the key or common prefix behind which the next page starts; None: this is the last page.
     """
 
     keys: list[str]

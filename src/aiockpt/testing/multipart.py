@@ -26,14 +26,8 @@ def create_multipart_upload(state: State, request: Request) -> Answer:
         raise Refusal("InvalidRequest", "The checksum algorithm or type is none, or they do not go together.")
     if algorithm and not checksum_type:
         checksum_type = "FULL_OBJECT" if algorithm == "crc64nvme" else "COMPOSITE"
-    upload = state.uploads.create(
-        request.bucket, request.key, object_headers(request), algorithm, checksum_type
-    )
-    chosen = (
-        {"x-amz-checksum-algorithm": algorithm.upper(), "x-amz-checksum-type": checksum_type}
-        if algorithm
-        else {}
-    )
+    upload = state.uploads.create(request.bucket, request.key, object_headers(request), algorithm, checksum_type)
+    chosen = {"x-amz-checksum-algorithm": algorithm.upper(), "x-amz-checksum-type": checksum_type} if algorithm else {}
     answer = root(
         "InitiateMultipartUploadResult",
         leaf("Bucket", request.bucket),

@@ -66,9 +66,7 @@ def put_object(state: State, request: Request) -> Answer:
     content = request.content
     checksums = given_checksums(request.headers)
     etag = etag_of(content)
-    state.store.put(
-        request.bucket, request.key, StoredObject(content, etag, object_headers(request), checksums)
-    )
+    state.store.put(request.bucket, request.key, StoredObject(content, etag, object_headers(request), checksums))
     return Answer(headers={"ETag": etag} | checksum_headers(checksums, "FULL_OBJECT"))
 
 
@@ -99,9 +97,7 @@ def copy_source(state: State, request: Request) -> StoredObject:
     if not bucket or not key:
         raise Refusal("InvalidArgument", "The copy source names no object.")
     stored = state.require(bucket, key)
-    match, none_match = (
-        request.header(f"x-amz-copy-source-if-{name}").strip('"') for name in ("match", "none-match")
-    )
+    match, none_match = (request.header(f"x-amz-copy-source-if-{name}").strip('"') for name in ("match", "none-match"))
     etag = stored.etag.strip('"')
     if (match and match not in {etag, "*"}) or (none_match and none_match in {etag, "*"}):
         raise Refusal("PreconditionFailed")

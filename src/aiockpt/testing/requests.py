@@ -112,10 +112,15 @@ def parse_request(head: bytes) -> Request:
             key=unquote(key, errors="strict"),
             query=dict(parse_qsl(query, keep_blank_values=True, errors="strict")),
             headers=events.headers,
-            keep_alive=parser.should_keep_alive(),
+            keep_alive=_keeps_alive(parser.get_http_version(), events.headers.get("connection", "")),
         )
     except (httptools.HttpParserError, httptools.HttpParserUpgrade, ValueError):
         raise Refusal("InvalidURI") from None
+
+
+def _keeps_alive(version: str, connection: str) -> bool:
+    options = {option.strip() for option in connection.lower().split(",")}
+    return "close" not in options and (version == "1.1" or "keep-alive" in options)
 
 
 class _Route(NamedTuple):

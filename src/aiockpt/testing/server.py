@@ -131,9 +131,8 @@ class Endpoint:
             answer = self._perform(exchange)
         except Refusal as refusal:
             answer = refused(refusal, exchange.request, request_id)
-        exchange.request = replace(
-            exchange.request, content=EMPTY
-        )  # its memory is the store's now, or nobody's
+        # The body's memory is the store's now, or nobody's.
+        exchange.request = replace(exchange.request, content=EMPTY)
         if exchange.disturbance.get(FaultKind.LOST_REPLY):
             await self._break(connection)
         if self.network.shape.first_byte_latency_s:
@@ -183,9 +182,7 @@ class Endpoint:
         flip = exchange.disturbance.get(FaultKind.FLIP_BIT)
         return _flipped(content, flip) if is_upload and flip else content
 
-    async def _send(
-        self, connection: Connection, exchange: _Exchange, answer: Answer, request_id: str
-    ) -> None:
+    async def _send(self, connection: Connection, exchange: _Exchange, answer: Answer, request_id: str) -> None:
         disturbance = exchange.disturbance
         is_upload = exchange.operation in UPLOADS
         pieces = answer.body.pieces
@@ -195,9 +192,7 @@ class Endpoint:
         if interruption and interruption.after_bytes is None:
             await self._interrupt(connection, interruption)
         lie = disturbance.get(FaultKind.WRONG_LENGTH)
-        connection.write(
-            answer.head(request_id, length_error=lie.length_error if lie else 0, close=exchange.close)
-        )
+        connection.write(answer.head(request_id, length_error=lie.length_error if lie else 0, close=exchange.close))
         exchange.status = answer.status
         if interruption and interruption.after_bytes is not None:
             await connection.send(cut(pieces, 0, interruption.after_bytes))

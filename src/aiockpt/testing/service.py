@@ -46,9 +46,7 @@ _ETAG_ELEMENT = re.compile(rb"<ETag>[^<]*</ETag>")
 
 #: Here the checksum headers are about the object, not about the request's body.
 _ABOUT_OBJECT = "CompleteMultipartUpload"
-_CHECKSUM_HEADERS = frozenset(
-    f"x-amz-checksum-{name}" for name in ("crc32", "crc32c", "crc64nvme", "sha1", "sha256")
-)
+_CHECKSUM_HEADERS = frozenset(f"x-amz-checksum-{name}" for name in ("crc32", "crc32c", "crc64nvme", "sha1", "sha256"))
 
 
 @dataclass(frozen=True, slots=True)

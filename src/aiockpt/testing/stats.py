@@ -19,11 +19,11 @@ class Stats:
         requests: how many of each operation, by S3's names; ``Unknown`` for what is none.
         errors: how many answers had each error code.
         faults: how many requests met a fault.
-        body_bytes_in, body_bytes_out: bytes of request and answer bodies, as far as they were received and
-        sent. connections_opened, connections_current, connections_peak: connections that carried a request.
+        body_bytes_in, body_bytes_out: bytes of request and answer bodies, as far as they were moved.
+        connections_opened, connections_current, connections_peak: connections that carried a request.
         requests_current, requests_peak: requests between their head and the end of their answer.
-        uploads_open: multipart uploads neither completed nor aborted. cpu_s: CPU seconds of the endpoint's
-        process.
+        uploads_open: multipart uploads neither completed nor aborted.
+        cpu_s: CPU seconds of the endpoint's process.
     """
 
     requests: Mapping[str, int]

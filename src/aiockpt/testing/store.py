@@ -35,7 +35,7 @@ def etag_of(content: Content, parts: int = 0) -> str:
     """The ETag of some content, uploaded in so many parts (0: in one request).
 
     CRC32 and size: an MD5 would cost five times what the rest of serving costs. It is shorter than an MD5, so
-        that nobody takes it for one.
+    that nobody takes it for one.
     """
     suffix = f"-{parts}" if parts else ""
     return f'"{content.crc32:08x}{content.size:012x}{suffix}"'

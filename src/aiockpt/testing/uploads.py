@@ -58,9 +58,7 @@ class Uploads:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def create(
-        self, bucket: str, key: str, headers: Mapping[str, str], algorithm: str, checksum_type: str
-    ) -> Upload:
+    def create(self, bucket: str, key: str, headers: Mapping[str, str], algorithm: str, checksum_type: str) -> Upload:
         """Begin an upload; ids are numbered."""
         upload_id = f"upload-{next(self._numbers):06d}"
         upload = Upload(upload_id, bucket, key, headers, algorithm, checksum_type)

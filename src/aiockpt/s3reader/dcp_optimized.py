@@ -112,7 +112,7 @@ class DCPOptimizedS3Reader(ChunkedS3Reader):
 
     _stream: ChunkStream | None = None
 
-    def __init__(  # noqa: PLR0917  # the drop-in contract's signature
+    def __init__(
         self,
         bucket: str,
         key: str,
@@ -185,9 +185,7 @@ class DCPOptimizedS3Reader(ChunkedS3Reader):
                 if _contains(following, start, end):
                     return self._index + 1
                 where += f" nor the next item {following}"
-        raise ValueError(
-            f"{FIND_ITEM_ERROR_PREFIX}Range {start}-{end} not contained in {where}.\n{FALLBACK_GUIDANCE}"
-        )
+        raise ValueError(f"{FIND_ITEM_ERROR_PREFIX}Range {start}-{end} not contained in {where}.\n{FALLBACK_GUIDANCE}")
 
     def _receive(self, index: int) -> ChunkBuffer:
         item, stream_end = self._items[index], self._stream_ends[index]

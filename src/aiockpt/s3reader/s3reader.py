@@ -12,12 +12,18 @@ import io
 import operator
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeAlias
 
 from aiockpt.s3reader.chunks import Chunk, joined, writable_view
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+
+    class _BinaryFile(io.BufferedIOBase, BinaryIO):
+        """To type checkers a reader is what ``torch.load`` wants, as every other binary file is."""
+
+else:
+    _BinaryFile = io.BufferedIOBase
 
 
 class SizedObject(Protocol):
@@ -42,7 +48,7 @@ class GetStreamCallable(Protocol):
         """
 
 
-class S3Reader(io.BufferedIOBase, abc.ABC):
+class S3Reader(_BinaryFile, abc.ABC):
     """A binary, read-only, seekable file object over one S3 object."""
 
     @property

@@ -30,9 +30,7 @@ class SequentialS3Reader(ChunkedS3Reader):
 
     _stream: ChunkStream | None = None
 
-    def __init__(
-        self, bucket: str, key: str, get_object_info: GetObjectInfo, get_stream: GetStreamCallable
-    ) -> None:
+    def __init__(self, bucket: str, key: str, get_object_info: GetObjectInfo, get_stream: GetStreamCallable) -> None:
         super().__init__(bucket, key, get_object_info)
         self._get_stream = get_stream
         self._kept = ChunkBuffer(0)

@@ -7,7 +7,7 @@ holding either.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,14 +16,15 @@ from aiockpt.archive.torchsave import storage_view
 
 
 def fingerprints(state: Mapping[str, Any]) -> dict[str, str]:
-    """One fingerprint for each leaf of nested mappings and sequences, by dotted name."""
+    """One fingerprint for each leaf of nested mappings, lists and tuples, by dotted name."""
     return {name: _fingerprint(value) for name, value in _leaves("", state)}
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    children: Iterable[tuple[Any, Any]]
     if isinstance(value, Mapping):
         children = value.items()
-    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+    elif isinstance(value, list | tuple):
         children = enumerate(value)
     else:
         yield name, value

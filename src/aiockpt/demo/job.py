@@ -1,4 +1,4 @@
-"""What a worker process is told and what it reports: plain values that travel as JSON files.
+"""What worker processes are told and what they report: plain values, as JSON files in a folder that they share.
 
 Knows nothing of torch, processes or S3. No credential is ever part of a job: they reach workers by environment only.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,11 @@ class Recipe:
         if self.dim % self.heads or self.dim % granule:
             raise ValueError(f"dim ({self.dim}) must be a multiple of heads ({self.heads}) and of {granule}")
 
+    @property
+    def is_order_free(self) -> bool:
+        """Whether the sum of the shards' gradients is the same in every order, and so for every count of processes."""
+        return self.shards <= 2
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -70,31 +76,25 @@ class Job:
         load: begin by loading the checkpoint.
         save: end by saving the checkpoint.
         tamper: flip one bit of this parameter after loading, to show that the comparison would notice.
-        report: where the report is left.
-        group: file over which the processes of a distributed run find each other.
     """
 
     recipe: Recipe
     place: Place
     seed: int
     until: int
-    load: bool
-    save: bool
-    tamper: str | None
-    report: Path
-    group: Path
+    load: bool = False
+    save: bool = False
+    tamper: str | None = None
 
-    def write(self, path: Path) -> None:
-        """Leave the job for a worker to read."""
-        path.write_text(json.dumps(dataclasses.asdict(self), default=str))
+    def write(self, folder: Path) -> None:
+        """Leave the job for the workers."""
+        (folder / "job.json").write_text(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
-    def read(cls, path: Path) -> Job:
+    def read(cls, folder: Path) -> Job:
         """The job that `write` left."""
-        fields = json.loads(path.read_text())
-        fields["recipe"] = Recipe(**fields["recipe"])
-        fields["place"] = Place(**fields["place"])
-        fields["report"], fields["group"] = Path(fields["report"]), Path(fields["group"])
+        fields = json.loads((folder / "job.json").read_text())
+        fields["recipe"], fields["place"] = Recipe(**fields["recipe"]), Place(**fields["place"])
         return cls(**fields)
 
 
@@ -109,7 +109,7 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a worker did.
+    """What a rank did, or all ranks of a run.
 
     Attributes:
         losses: by "step s, shard n", every bit of each loss (hexadecimal).
@@ -123,14 +123,36 @@ class Report:
     ended: dict[str, str]
     transfer: Transfer | None
 
-    def write(self, path: Path) -> None:
-        """Leave the report for whoever gave the job."""
-        path.write_text(json.dumps(dataclasses.asdict(self)))
+    def write(self, folder: Path, rank: int) -> None:
+        """Leave a rank's report for whoever gave the job."""
+        (folder / f"rank{rank}.json").write_text(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
-    def read(cls, path: Path) -> Report:
-        """The report that `write` left."""
-        fields = json.loads(path.read_text())
-        if fields["transfer"] is not None:
-            fields["transfer"] = Transfer(**fields["transfer"])
-        return cls(**fields)
+    def read(cls, folder: Path, ranks: int) -> Report:
+        """What all ranks did; the transfer is rank 0's, for it is collective.
+
+        Raises:
+            FileNotFoundError: a rank left no report.
+        """
+        reports = [cls._of_rank(folder, rank) for rank in range(ranks)]
+        return cls(
+            _merged([report.losses for report in reports]),
+            _merged([report.began for report in reports]),
+            _merged([report.ended for report in reports]),
+            reports[0].transfer,
+        )
+
+    @classmethod
+    def _of_rank(cls, folder: Path, rank: int) -> Report:
+        fields = json.loads((folder / f"rank{rank}.json").read_text())
+        transfer = fields.pop("transfer")
+        return cls(**fields, transfer=transfer and Transfer(**transfer))
+
+
+def _merged(ranks: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """The entries of all ranks; where ranks disagree about a name, the entry says so, and so equals no other."""
+    entries: dict[str, set[str]] = {}
+    for rank in ranks:
+        for name, value in rank.items():
+            entries.setdefault(name, set()).add(value)
+    return {name: " on one rank, on another ".join(sorted(values)) for name, values in entries.items()}

@@ -6,7 +6,7 @@ processes that train on one each with their parameters sharded (FSDP2):
 - A shard of the data has a random stream of its own, whichever process trains on it; a process swaps it in.
 - Each shard's gradients are computed whole by one process, from whole weights, of its loss over the count of shards.
   They are then summed, by autograd in one process and by reduce-scatter between several. A sum of two floats does not
-  depend on their order; a sum of three does, so only up to two shards is identity promised (`sums_exactly`).
+  depend on their order, a sum of three does (`Recipe.is_order_free`).
 - AdamW is element-wise (see `job.SHARD_ELEMENTS`), and nothing, like a gradient's norm, is reduced over elements.
 """
 
@@ -26,7 +26,7 @@ from aiockpt.demo.model import Transformer
 from aiockpt.demo.text import corpus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor, nn
     from torch.distributed.device_mesh import DeviceMesh
@@ -125,11 +125,6 @@ class Training:
         self.step = state["step"]
         self._position = state["position"]
         self._streams = {int(shard): stream for shard, stream in state["rng"].items()}
-
-
-def sums_exactly(shards: int) -> bool:
-    """Whether the sum of so many gradients is the same in every order."""
-    return shards <= 2
 
 
 def _stream(seed: int, shard: int) -> Tensor:

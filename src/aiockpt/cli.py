@@ -1,0 +1,43 @@
+"""The command line, ``aiockpt``: its commands by name, each imported when it is run.
+
+Importing a command may mean importing torch, which takes seconds; help, completion and other commands need not wait.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+#: Where each command is (module:attribute), and its line in the overview.
+COMMANDS = {
+    "demo": ("aiockpt.demo.command:demo", "Train, save to S3, resume: is every bit the same?"),
+    "serve": ("aiockpt.demo.serve:serve", "Run a local S3 endpoint, for trying things out."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are looked up."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
+        """Names of the commands."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # click's signature
+        """Import a command; None if there is no such."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # click's signature
+        """The overview, without importing anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in sorted(COMMANDS)])
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="aiockpt")
+def main() -> None:
+    """Checkpoint I/O for PyTorch on S3."""

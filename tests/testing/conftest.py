@@ -3,9 +3,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from testing.rawclient import RawClient
 
 from aiockpt.testing import LocalEndpoint, Shape
+from testing.rawclient import RawClient
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def test_right_checksums_pass() -> None:
 
 @pytest.mark.parametrize("name", GOOD)
 def test_wrong_checksums_do_not(name: str) -> None:
-    with pytest.raises(Refusal, match="BadDigest|XAmzContentSHA256Mismatch"):
+    with pytest.raises(Refusal, match=r"BadDigest|XAmzContentSHA256Mismatch"):
         verify(Content.of(b"other"), {name: GOOD[name]})
 
 

@@ -6,6 +6,7 @@ import re
 import zlib
 
 import pytest
+
 from testing.rawclient import AUTHORIZATION, RawClient
 
 DATA = bytes(range(256)) * 40

@@ -43,7 +43,7 @@ _ERRORS = {
 XML = "application/xml"
 
 
-class Refusal(Exception):  # noqa: N818  # an answer rather than an error of ours
+class Refusal(Exception):  # an answer rather than an error of ours
     """An operation that is answered with an error document.
 
     Args:

@@ -34,7 +34,7 @@ _FLUSH_POLL_S = 0.001
 _FLUSH_POLLS = 1000
 
 
-class HeadTooLong(Exception):  # noqa: N818  # a condition that is answered
+class HeadTooLong(Exception):  # a condition that is answered
     """A head does not fit the buffer."""
 
 

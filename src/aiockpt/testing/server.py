@@ -27,7 +27,7 @@ _INTERRUPTIONS = (FaultKind.RESET, FaultKind.END_EARLY, FaultKind.STALL)
 _NO_REQUEST = Request("", "", "", "", {}, {}, keep_alive=False)
 
 
-class _Broken(Exception):  # noqa: N818  # ends the serving of a connection
+class _Broken(Exception):  # ends the serving of a connection
     """The connection was broken on purpose."""
 
 

@@ -194,6 +194,12 @@ def test_near_ranges_share_a_group(
         assert (group.item_ranges[0].start, group.item_ranges[-1].end) == (group.start, group.end)
 
 
+def test_a_plan_may_have_very_many_items() -> None:
+    items = [ItemRange(10 * number, 10 * number + 9) for number in range(200_000)]
+    (group,) = group_ranges(items, 1)  # a quadratic way of growing the group takes minutes
+    assert group == RangeGroup(0, 1_999_999, items)
+
+
 INVALID_RANGES = [
     ([], "item_ranges must be a non-empty List[ItemRange] object"),
     ([(0, 0)], "No non-empty ranges to read"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -134,6 +135,19 @@ def test_a_single_chunk_is_not_copied() -> None:
     chunk = b"x" * 50
     reader = RangedS3Reader("bucket", "key", ScriptedObject(chunk).get_object_info, lambda *_: iter([chunk]), 0)
     assert reader.read() is chunk
+
+
+def test_a_large_read_takes_its_own_size_in_memory_not_twice() -> None:
+    stored = ScriptedObject(bytes(32 * MiB), [MiB], kinds=[bytes])
+    reader = reader_of(stored)
+    tracemalloc.start()
+    try:
+        data = reader.read()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(data) == 32 * MiB
+    assert peak < 40 * MiB
 
 
 @pytest.mark.parametrize("buffer_size", [0, 60])

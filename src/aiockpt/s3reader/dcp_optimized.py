@@ -60,15 +60,15 @@ def group_ranges(item_ranges: Iterable[ItemRange], max_gap_size: float) -> list[
     Raises:
         ValueError: only empty ranges, or one that is negative, reversed, unsorted or overlaps the one before.
     """
-    groups: list[RangeGroup] = []
+    groups: list[list[ItemRange]] = []
     for item in _checked(item_ranges):
-        if groups and item.start - groups[-1].end <= max_gap_size:
-            groups[-1] = RangeGroup(groups[-1].start, item.end, [*groups[-1].item_ranges, item])
+        if groups and item.start - groups[-1][-1].end <= max_gap_size:
+            groups[-1].append(item)
         else:
-            groups.append(RangeGroup(item.start, item.end, [item]))
+            groups.append([item])
     if not groups:
         raise ValueError("No non-empty ranges to read: every given range has length 0")
-    return groups
+    return [RangeGroup(items[0].start, items[-1].end, items) for items in groups]
 
 
 def _checked(item_ranges: Iterable[ItemRange]) -> Iterator[ItemRange]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch.distributed.checkpoint.filesystem import _StorageInfo
@@ -16,9 +16,10 @@ from aiockpt.errors import MetadataError
 from aiockpt.model import ByteRange, ObjectId
 
 
-@dataclass(frozen=True, slots=True)
-class StoredItem:
+class StoredItem(NamedTuple):
     """A read item and where its bytes lie.
+
+    A tuple and not a dataclass: there can be 50,000 of them, and frozen dataclasses take three times as long to make.
 
     Attributes:
         read: DCP's item.
@@ -105,6 +106,8 @@ class Catalogue:
         if not isinstance(tensor, TensorStorageMetadata):
             return None, ()
         shape = tuple(_chunk_at(tensor.chunks, index).sizes) if index.offset is not None else tuple(tensor.size)
+        if read.lengths == shape and not any(read.storage_offsets):  # the whole chunk: by far the most common
+            return tensor.properties.dtype, shape
         try:
             check_slice(shape, read.storage_offsets, read.lengths)
         except ValueError as exc:

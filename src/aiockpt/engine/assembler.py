@@ -27,7 +27,8 @@ class PartAssembler:
     Args:
         part_bytes: the size of part ``n`` (from 1).
         submit: takes each part, in order.
-        reserve: called before ``n`` bytes are copied; the part's token says how many it holds, to be released.
+        reserve: called before an arena of ``n`` bytes is made; the last part that holds some of an arena says so in its
+            ``staged_bytes``, for them to be released.
 
     Attributes:
         nbytes: bytes written so far, up to the last part that was submitted.
@@ -63,6 +64,12 @@ class PartAssembler:
 
     def copy_in(self, data: bytes | bytearray | memoryview) -> None:
         """Append a copy of ``data``, which may be small or large."""
+        size = len(data)
+        start = self._run_end
+        if size <= self._room and start + size <= len(self._arena):  # nearly always, for what is small
+            self._arena[start : start + size] = data
+            self._copied(size)
+            return
         view = memoryview(data)
         while view:
             if not self._room:
@@ -70,12 +77,8 @@ class PartAssembler:
             if self._run_end == len(self._arena):
                 self._new_arena()
             size = min(len(view), self._room, len(self._arena) - self._run_end)
-            self._reserve(size)
-            self._staged += size
             self._arena[self._run_end : self._run_end + size] = view[:size]
-            self._run_end += size
-            self._part_nbytes += size
-            self._room -= size
+            self._copied(size)
             view = view[size:]
 
     def refer_to(self, view: memoryview, owner: object, *, staged: bool = False) -> int:
@@ -101,8 +104,14 @@ class PartAssembler:
 
     def finish(self) -> None:
         """Submit what is left; an object of no bytes is one empty part."""
+        self._staged += len(self._arena)
         if self._part_nbytes or self._number == 1:
             self._end_part()
+
+    def _copied(self, size: int) -> None:
+        self._run_end += size
+        self._part_nbytes += size
+        self._room -= size
 
     def _begin_part(self) -> None:
         self._number += 1
@@ -121,6 +130,8 @@ class PartAssembler:
 
     def _new_arena(self) -> None:
         self._end_run()
+        self._staged += len(self._arena)
+        self._reserve(ARENA_BYTES)
         self._arena = memoryview(bytearray(ARENA_BYTES))
         self._run_start = self._run_end = 0
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from aiockpt.errors import ConnectError, LocalProtocolError
+from aiockpt.errors import ConnectError
 from aiockpt.testing import LocalEndpoint
 
 
@@ -48,17 +48,6 @@ def test_a_port_that_is_taken(capfd: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(ConnectError):
             LocalEndpoint(port=port).start()
     assert "address already in use" in capfd.readouterr().err
-
-
-def test_what_the_admin_listener_refuses() -> None:
-    with LocalEndpoint() as endpoint:
-        endpoint.replace_object("bucket", "a b", b"x")
-        with pytest.raises(LocalProtocolError, match="no byte 1"):
-            endpoint.flip_bit("bucket", "a b", 1)
-        with pytest.raises(LocalProtocolError, match="NoSuchKey"):
-            endpoint.flip_bit("bucket", "none", 0)
-        with pytest.raises(LocalProtocolError, match="no such resource"):
-            endpoint._admin("GET", "/nothing")
 
 
 def test_tls(tmp_path: Path) -> None:

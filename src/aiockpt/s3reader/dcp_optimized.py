@@ -14,7 +14,7 @@ from aiockpt.model import MiB
 from aiockpt.s3reader.chunks import ChunkBuffer, ChunkStream
 from aiockpt.s3reader.s3reader import ChunkedS3Reader, GetObjectInfo, GetStreamCallable
 
-#: The drop-in contract's default. At 1 GB/s, 32 MiB take about as long as the first byte of one more request.
+#: Bytes: the drop-in contract's default.
 DEFAULT_MAX_GAP_SIZE = 32 * MiB
 
 FIND_ITEM_ERROR_PREFIX = "DCPOptimizedS3Reader only supports sequentially accessing provided ranges: "

@@ -12,7 +12,7 @@ from aiockpt.model import MiB
 from aiockpt.s3reader.chunks import ChunkBuffer, ChunkStream
 from aiockpt.s3reader.s3reader import ChunkedS3Reader, GetObjectInfo, GetStreamCallable
 
-#: The drop-in contract's default.
+#: Bytes: the drop-in contract's default.
 DEFAULT_BUFFER_SIZE = 8 * MiB
 
 

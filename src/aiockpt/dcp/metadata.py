@@ -7,6 +7,7 @@ way to allow it. What the metadata says of places is checked to stay inside the 
 from __future__ import annotations
 
 import copyreg
+import enum
 import gc
 import io
 import pickle
@@ -101,8 +102,8 @@ class _SafeUnpickler(pickle.Unpickler):
     def _remember(self, found: Any) -> None:
         """Classes, and the members of enumerations, are shared by the process, and pickles can set attributes."""
         if isinstance(found, type):
-            members = list(found) if issubclass(found, enum.Enum) else []
-            self._before += [(target, dict(vars(target))) for target in (found, *members)]
+            shared: list[Any] = [found, *(found if issubclass(found, enum.Enum) else ())]
+            self._before += [(target, dict(vars(target))) for target in shared]
 
 
 def load_metadata(data: bytes, where: str, allowed: Iterable[type] = ()) -> Metadata:
@@ -116,20 +117,30 @@ def load_metadata(data: bytes, where: str, allowed: Iterable[type] = ()) -> Meta
     Raises:
         MetadataError: it is no DCP metadata, names a type that is not allowed, or points outside the checkpoint.
     """
+    unpickler = _SafeUnpickler(data, where, allowed)
     try:
-        with _collector_paused():
-            metadata = _SafeUnpickler(data, where, allowed).load()
+        try:
+            with _collector_paused():
+                loaded = unpickler.load()
+        finally:
+            touched = unpickler.restore()
+        if touched:
+            raise MetadataError(f"{where} sets attributes of classes, which checkpoints do not: refused")
+        return _checked(loaded, where)
     except MetadataError:
         raise
     except Exception as exc:
         raise MetadataError(f"{where} is damaged or no checkpoint metadata: {type(exc).__name__}: {exc}") from exc
-    if not isinstance(metadata, Metadata) or not isinstance(metadata.state_dict_metadata, dict):
-        raise MetadataError(f"{where} holds {type(metadata).__name__}, not the metadata of a checkpoint")
-    for info in (metadata.storage_data or {}).values():
+
+
+def _checked(loaded: Any, where: str) -> Metadata:
+    if not isinstance(loaded, Metadata) or not isinstance(loaded.state_dict_metadata, dict):
+        raise MetadataError(f"{where} holds {type(loaded).__name__}, not the metadata of a checkpoint")
+    for info in (loaded.storage_data or {}).values():
         _check_place(info, where)
-    if getattr(metadata, "storage_meta", None) is None:
-        metadata.storage_meta = StorageMeta()
-    return metadata
+    if getattr(loaded, "storage_meta", None) is None:
+        loaded.storage_meta = StorageMeta()
+    return loaded
 
 
 def _check_place(info: Any, where: str) -> None:

@@ -1,0 +1,35 @@
+"""A place for checkpoints on the local endpoint, and on each server that nobody here wrote."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from servers.base import S3Server
+
+from aiockpt.testing import LocalEndpoint
+
+sys.path.insert(0, str(Path(__file__).parent))  # so that `checkpoints` is importable; tests are not a package
+
+from checkpoints import Place
+
+
+@pytest.fixture
+def local(local_endpoint: LocalEndpoint, local_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A fresh bucket on the local endpoint, its counters at zero."""
+    endpoint = local_endpoint
+    server = S3Server("local", endpoint.url, endpoint.access_key, endpoint.secret_key, endpoint.region)
+    return _entered(Place(server, local_bucket), monkeypatch)
+
+
+@pytest.fixture
+def foreign(s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A fresh bucket on Swift, moto and rclone in turn."""
+    return _entered(Place(s3_server, bucket), monkeypatch)
+
+
+def _entered(place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", place.server.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", place.server.secret_key)
+    return place

@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import builtins
+import importlib
+import io
+import operator
+import os
+import pathlib
+import pickle
+import random
+import subprocess
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from checkpoints import save
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+
+from aiockpt.dcp.metadata import dump_metadata, load_metadata
+from aiockpt.errors import MetadataError
+
+WHERE = "s3://bucket/ckpt/.metadata"
+
+
+def load(data: bytes, **kwargs: Any) -> Metadata:
+    return load_metadata(data, WHERE, **kwargs)
+
+
+def sample() -> Metadata:
+    """As two ranks leave it that hold the halves of a matrix, and a counter."""
+    chunks = [ChunkStorageMetadata(torch.Size([n, 0]), torch.Size([4, 3])) for n in (0, 4)]
+    properties = TensorProperties(torch.bfloat16, requires_grad=True, pin_memory=False)
+    places = {
+        MetadataIndex("w", torch.Size([4 * rank, 0]), rank): _StorageInfo(f"__{rank}_0.distcp", 0, 1600)
+        for rank in range(2)
+    }
+    places[MetadataIndex("step")] = _StorageInfo("__0_0.distcp", 1600, 5, ["stream.zstd"])
+    return Metadata(
+        {
+            "w": TensorStorageMetadata(properties, torch.Size([8, 3]), chunks),
+            "step": BytesStorageMetadata(),
+        },
+        planner_data={"w": ("model", "w"), "step": ("step",), "list": ("list", 0)},
+        storage_data=places,
+        storage_meta=StorageMeta("s3://bucket/ckpt", "save-id"),
+    )
+
+
+class Calls:
+    """Pickles as a call."""
+
+    def __init__(self, function: Any, *args: Any) -> None:
+        self._call = function, args
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._call
+
+
+def with_planner_data(data: Any) -> bytes:
+    metadata = sample()
+    metadata.planner_data = data
+    return pickle.dumps(metadata)
+
+
+def test_what_is_written_comes_back() -> None:
+    assert load(dump_metadata(sample())) == sample()
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_any_protocol_that_a_writer_may_have_used(protocol: int) -> None:
+    assert load(pickle.dumps(sample(), protocol)) == sample()
+
+
+def test_stock_pickle_reads_ours() -> None:
+    assert pickle.loads(dump_metadata(sample())) == sample()
+
+
+def test_stock_metadata_of_every_dtype_layout_and_memory_format(tmp_path: Path) -> None:
+    state: dict[str, Any] = {
+        str(dtype): torch.zeros(8, dtype=torch.uint8).view(dtype)
+        for dtype in (torch.float64, torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.uint16)
+    }
+    state["channels last"] = torch.zeros(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    state["grad"] = torch.nn.Parameter(torch.zeros(3))
+    state["nested"] = {"list": [torch.zeros(2), 1, "x"], "none": None}
+    save(state, dcp.FileSystemWriter(tmp_path))
+    data = (tmp_path / ".metadata").read_bytes()
+    assert load(data) == pickle.loads(data)
+
+
+def test_metadata_older_than_storage_meta() -> None:
+    metadata = sample()
+    del metadata.__dict__["storage_meta"]
+    assert load(pickle.dumps(metadata)).storage_meta == StorageMeta()
+
+
+def test_paths_as_other_pythons_pickle_them() -> None:
+    metadata = sample()
+    assert metadata.storage_meta
+    metadata.storage_meta.checkpoint_id = pathlib.PurePosixPath("/checkpoints/7")
+    data = pickle.dumps(metadata, protocol=2).replace(b"cpathlib\nPurePosixPath", b"cpathlib._local\nPosixPath")
+    loaded = load(data).storage_meta
+    assert loaded
+    assert loaded.checkpoint_id == Path("/checkpoints/7")
+    data = data.replace(b"cpathlib._local\nPosixPath", b"cpathlib\nWindowsPath")
+    loaded = load(data).storage_meta
+    assert loaded
+    assert isinstance(loaded.checkpoint_id, pathlib.PureWindowsPath)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (Calls(os.system, "true"), f"{os.system.__module__}.system"),
+        (Calls(subprocess.call, ["true"]), "subprocess.call"),
+        (Calls(eval, "1"), "builtins.eval"),
+        (Calls(exec, "1"), "builtins.exec"),
+        (Calls(getattr, "x", "eval"), "builtins.getattr"),
+        (Calls(builtins.__import__, "os"), "builtins.__import__"),
+        (Calls(operator.attrgetter("system"), "os"), "operator.attrgetter"),
+        (Calls(reduce, pow, [1]), "_functools.reduce"),
+        (Calls(torch.load, "x"), "torch.serialization.load"),
+        (Calls(torch.hub.load, "x"), "torch.hub.load"),
+        (Calls(torch._utils._rebuild_tensor_v2, None), "torch._utils._rebuild_tensor_v2"),
+        (Calls(io.open, "/etc/passwd"), "io.open"),
+        (Calls(pickle.loads, b""), "_pickle.loads"),
+        (Calls(os.remove, "x"), f"{os.remove.__module__}.remove"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_could_run_code_is_refused_by_name(call: Calls, name: str) -> None:
+    with pytest.raises(MetadataError) as caught:
+        load(with_planner_data(call))
+    assert name in str(caught.value)
+    assert WHERE in str(caught.value)
+    assert "allowed_metadata_types" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("torch", "serialization.os.system"),
+        ("torch", "Size.__init__"),
+        ("torch.serialization", "os.system"),
+        ("torch.distributed.checkpoint.metadata", "os.system"),
+        ("torch.distributed.checkpoint.metadata", "Metadata.__init__.__globals__"),
+        ("collections", "OrderedDict.fromkeys"),
+        ("collections", "sys.modules"),
+        ("pathlib", "os.system"),
+        ("pathlib", "Path"),
+        ("builtins", "set.__class__"),
+        ("builtins", "type"),
+        ("torch", "load"),
+        ("torch", "device.__class__"),
+    ],
+)
+def test_names_with_and_without_dots_that_lead_elsewhere(module: str, name: str) -> None:
+    data = b"\x80\x04" + _text(module) + _text(name) + b"\x93."  # STACK_GLOBAL
+    with pytest.raises(MetadataError, match="refused") as caught:
+        load(data)
+    assert f"{module}.{name}" in str(caught.value)
+
+
+def _text(text: str) -> bytes:
+    return b"\x8c" + bytes([len(text)]) + text.encode()
+
+
+def _set_attribute(module: str, name: str, *, of_instance: bytes = b"") -> bytes:
+    """BUILD with a pair sets attributes: (None, {name: value}); of classes and functions, too."""
+    state = b"N}" + _text("poison") + _text("value") + b"s\x86"
+    return b"\x80\x04" + _text(module) + _text(name) + b"\x93" + of_instance + state + b"b."
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "of_instance"),
+    [
+        ("torch.distributed.checkpoint.filesystem", "_StorageInfo", b""),
+        ("torch.distributed.checkpoint.metadata", "Metadata", b""),
+        ("torch.distributed.checkpoint.metadata", "_MEM_FORMAT_ENCODING", b"K\x00\x85R"),
+        ("torch.serialization", "_get_layout", b""),
+        ("pathlib", "PosixPath", b""),
+        ("torch", "Size", b""),
+        ("torch", "float32", b""),
+        ("collections", "OrderedDict", b""),
+        ("_codecs", "encode", b""),
+    ],
+)
+def test_a_pickle_changes_nothing_that_outlives_it(module: str, name: str, of_instance: bytes) -> None:
+    target = getattr(importlib.import_module(module), name)
+    target = target(0) if of_instance else target
+    with pytest.raises(MetadataError):
+        load(_set_attribute(module, name, of_instance=of_instance))
+    assert not hasattr(target, "poison")
+
+
+@dataclass
+class TheirPlannerData:
+    value: int
+
+
+def test_types_that_the_user_trusts() -> None:
+    data = with_planner_data(TheirPlannerData(3))
+    with pytest.raises(MetadataError, match="TheirPlannerData"):
+        load(data)
+    assert load(data, allowed=[TheirPlannerData]).planner_data == TheirPlannerData(3)
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../other/__0_0.distcp", "a/../../b", "a/..", "x\0y", 7, None])
+def test_places_outside_the_checkpoint_are_refused(path: Any) -> None:
+    metadata = sample()
+    metadata.storage_data = {MetadataIndex("w"): _StorageInfo(path, 0, 1)}
+    with pytest.raises(MetadataError, match="checkpoint"):
+        load(pickle.dumps(metadata))
+
+
+@pytest.mark.parametrize("path", ["a/b/__0_0.distcp", "..x", "a/..b/c", "ü ö/%2e%2e/+"])
+def test_places_inside_the_checkpoint_are_fine(path: str) -> None:
+    metadata = sample()
+    metadata.storage_data = {MetadataIndex("w"): _StorageInfo(path, 0, 1)}
+    assert load(pickle.dumps(metadata)) == metadata
+
+
+@pytest.mark.parametrize(("offset", "length"), [(-1, 1), (0, -1), (0.5, 1), (0, "1"), (None, None)])
+def test_places_that_cannot_be(offset: Any, length: Any) -> None:
+    metadata = sample()
+    metadata.storage_data = {MetadataIndex("w"): _StorageInfo("x", offset, length)}
+    with pytest.raises(MetadataError):
+        load(pickle.dumps(metadata))
+
+
+def _without(kind: type, *names: str) -> Any:
+    """An instance that lacks attributes, as a pickle can make one."""
+    made = next(value for value in _everything_in(sample()) if type(value) is kind)
+    for name in names:
+        made.__dict__.pop(name)
+    return made
+
+
+def _everything_in(metadata: Metadata) -> list[Any]:
+    return [metadata, *metadata.state_dict_metadata.values(), *(metadata.storage_data or {}).values()]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b".",
+        b"\x80",
+        b"garbage",
+        pickle.dumps({"state_dict_metadata": {}}),
+        pickle.dumps(None),
+        pickle.dumps(_without(Metadata, "state_dict_metadata")),
+        pickle.dumps(Metadata({}, storage_data=[1])),
+        pickle.dumps(Metadata({}, storage_data=7)),
+        pickle.dumps(Metadata([])),  # type: ignore[arg-type]
+        pickle.dumps(Metadata({}, storage_data={"w": _without(_StorageInfo, "relative_path")})),
+        pickle.dumps(Metadata({}, storage_data={"w": _without(_StorageInfo, "length")})),
+        pickle.dumps(Metadata({}, storage_data={"w": ("x", 0, 1)})),
+        b"\x80\x04K\x01Q.",  # a persistent id
+        b"\x80\x04\x82\x01.",  # an extension code
+    ],
+)
+def test_damage_and_nonsense_end_in_one_error(data: bytes) -> None:
+    with pytest.raises(MetadataError, match="bucket/ckpt"):
+        load(data)
+
+
+def test_every_truncation_ends_in_one_error() -> None:
+    data = dump_metadata(sample())
+    for length in range(len(data)):
+        with pytest.raises(MetadataError):
+            load(data[:length])
+
+
+def test_flipped_bits_end_in_one_error_or_in_metadata() -> None:
+    data = dump_metadata(sample())
+    rng = random.Random(0)
+    for _ in range(3000):
+        damaged = bytearray(data)
+        for _ in range(rng.randint(1, 3)):
+            damaged[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        try:
+            loaded = load(bytes(damaged))
+        except MetadataError:
+            continue
+        assert isinstance(loaded, Metadata)
+
+
+def test_ordered_dicts_are_what_state_dicts_are_made_of() -> None:
+    data = with_planner_data(OrderedDict(a=(1, 2.5, None, b"x", {"s"}, frozenset("f"), 1j)))
+    assert load(data).planner_data == OrderedDict(a=(1, 2.5, None, b"x", {"s"}, frozenset("f"), 1j))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata
@@ -17,10 +17,21 @@ from aiockpt.dcp.items import Catalogue
 from aiockpt.dcp.load import LoadPipeline
 from aiockpt.dcp.metadata import load_metadata
 from aiockpt.dcp.tasks import Loading
-from aiockpt.errors import NotFound
+from aiockpt.errors import AiockptError, NotFound
 from aiockpt.model import ObjectId
 from aiockpt.s3reader.constructor import DCPOptimizedConstructor, S3ReaderConstructor
 from aiockpt.s3reader.protocol import DCPS3ReaderConstructorProtocol, S3ReaderConstructorProtocol
+
+
+class UnreadableMetadata(Metadata):
+    """Stands for metadata that could not be read: any use of it raises the reason."""
+
+    def __init__(self, error: AiockptError) -> None:
+        self.error = error
+
+    def __getattr__(self, name: str) -> NoReturn:
+        # called for what __init__ did not set: all that metadata has
+        raise self.error
 
 
 class S3StorageReader(FileSystemReader):
@@ -57,15 +68,30 @@ class S3StorageReader(FileSystemReader):
         self.sync_files = False
         self._allowed_metadata_types = tuple(allowed_metadata_types)
         self._metadata: Metadata | None = None
+        self._global_error: AiockptError | None = None
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:  # noqa: ARG002  # DCP's signature
         """The checkpoint's metadata, or with ``rank=`` that of a rank.
+
+        DCP's load swallows what this raises, tries the rank's own metadata instead, and in the end reports neither
+        error by its type. So in that second try the error is returned in the place of metadata, to be raised at their
+        first use, from where DCP carries it to all ranks.
 
         Raises:
             NotFound: there is no complete checkpoint here.
             MetadataError: it is damaged, or refused because loading it could run code.
         """
-        target = ObjectId.parse(os.fspath(self._get_metadata_path(kwargs.get("rank"))))
+        rank = kwargs.get("rank")
+        try:
+            return self._read_metadata(rank)
+        except AiockptError as error:
+            if rank is not None:
+                return UnreadableMetadata(self._global_error or error)
+            self._global_error = error
+            raise
+
+    def _read_metadata(self, rank: int | None) -> Metadata:
+        target = ObjectId.parse(os.fspath(self._get_metadata_path(rank)))
         try:
             data = self._fs.store.get_small(target)
         except NotFound as error:
@@ -78,7 +104,9 @@ class S3StorageReader(FileSystemReader):
         return metadata
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        """Remember what the load reads from."""
+        """Remember what the load reads from; raises what ``read_metadata`` could not."""
+        if isinstance(metadata, UnreadableMetadata):
+            raise metadata.error
         super().set_up_storage_reader(metadata, is_coordinator, *args, **kwargs)
         self._metadata = metadata
 

@@ -22,8 +22,15 @@ from aiockpt.testing import LocalEndpoint
 
 _SHAPE = Recipe()
 
+EXAMPLES = """\b
+Examples:
+  aiockpt demo
+  aiockpt demo --bucket my-bucket --region eu-central-1
+  aiockpt demo --tamper head.weight
+"""
 
-@click.command()
+
+@click.command(epilog=EXAMPLES)
 @click.option("--bucket", help="A real bucket, instead of the local endpoint's; credentials as botocore finds them.")
 @click.option("--endpoint-url", help="The bucket's endpoint, if it is not AWS's.")
 @click.option("--region", default="us-east-1", show_default=True, help="The bucket's region.")
@@ -51,17 +58,11 @@ def demo(
     timeout: float,
     **shape: Any,
 ) -> None:
-    r"""Train, save to S3, resume in new processes: is every bit the same?
+    """Train, save to S3, resume in new processes: is every bit the same?
 
     A small transformer learns Python's own sources; its checkpoint goes to S3 and back through PyTorch's DCP.
     First with one process, then with torchrun and sharded parameters, resumed by as many ranks and by one process.
     Exits with 0 only if all losses and all of the final state equal those of an uninterrupted run.
-
-    \b
-    Examples:
-      aiockpt demo
-      aiockpt demo --bucket my-bucket --region eu-central-1
-      aiockpt demo --tamper head.weight
     """
     recipes = _recipes(shape, 0 if skip_distributed else ranks)
     if endpoint_url and not bucket:

@@ -16,6 +16,9 @@ from pathlib import Path
 #: element alike in a shard and in the whole, and so do not round differently.
 SHARD_ELEMENTS = 32
 
+#: How the name of a rank's last words ends, after ``rank<n>``.
+FAILURE_SUFFIX = ".failure.txt"
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:

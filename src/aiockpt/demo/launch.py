@@ -12,11 +12,13 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from aiockpt.demo.job import Job, Report
+from aiockpt.demo.job import FAILURE_SUFFIX, Job, Report
 from aiockpt.errors import AiockptError
 
-#: How much of a failed worker's output is shown.
+#: How much of a failed worker's traceback or output is shown.
 TAIL_LINES = 40
+
+OUTPUT = "output.txt"
 
 #: Seconds that torchrun has to end its ranks when it is told to end.
 GRACE_S = 10.0
@@ -32,7 +34,7 @@ _ENVIRONMENT = {
 
 
 class WorkerFailed(AiockptError):
-    """A worker did not do its job; the message ends with the tail of its output."""
+    """A worker did not do its job; the message ends with its last words."""
 
 
 def run_job(job: Job, ranks: int, folder: Path, environment: Mapping[str, str], timeout_s: float) -> Report:
@@ -47,10 +49,9 @@ def run_job(job: Job, ranks: int, folder: Path, environment: Mapping[str, str], 
         WorkerFailed: a process failed, or took too long. None is left behind.
     """
     job.write(folder)
-    output = folder / "output.txt"
     command = command_line(folder, ranks)
     with (
-        output.open("wb") as sink,
+        (folder / OUTPUT).open("wb") as sink,
         subprocess.Popen(  # noqa: S603  # our own module
             command,
             stdin=subprocess.DEVNULL,
@@ -62,11 +63,11 @@ def run_job(job: Job, ranks: int, folder: Path, environment: Mapping[str, str], 
         try:
             code = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            raise WorkerFailed(f"a worker took longer than {timeout_s:g} s{_tail(output)}") from None
+            raise WorkerFailed(f"a worker took longer than {timeout_s:g} s{last_words(folder)}") from None
         finally:
             _end(process)
     if code:
-        raise WorkerFailed(f"a worker failed with exit status {code}{_tail(output)}")
+        raise WorkerFailed(f"a worker failed with exit status {code}{last_words(folder)}")
     return Report.read(folder, ranks)
 
 
@@ -90,6 +91,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.kill()
 
 
-def _tail(output: Path) -> str:
-    lines = output.read_text(errors="replace").splitlines()
-    return "".join(f"\n    {line}" for line in lines[-TAIL_LINES:]) or " without a word"
+def last_words(folder: Path) -> str:
+    """The traceback of each rank that left one, or else the tail of the output, indented on lines of its own."""
+    sources = sorted(folder.glob(f"*{FAILURE_SUFFIX}")) or [folder / OUTPUT]
+    tails = (source.read_text(errors="replace").splitlines()[-TAIL_LINES:] for source in sources)
+    return "".join(f"\n    {line}" for tail in tails for line in tail) or ", without a word"

@@ -13,8 +13,14 @@ import click
 from aiockpt.errors import ConnectError
 from aiockpt.testing import LocalEndpoint, Shape
 
+EXAMPLES = """\b
+Examples:
+  aiockpt serve --port 9000 --folder /tmp/objects
+  aiockpt serve --first-byte-latency 0.02 --connection-bandwidth 90e6
+"""
 
-@click.command()
+
+@click.command(epilog=EXAMPLES)
 @click.option("--port", default=0, help="Port on 127.0.0.1; by default any free one.")
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Keep objects here, not in memory.")
 @click.option("--bucket", "buckets", multiple=True, default=["bucket"], show_default=True, help="Repeatable.")
@@ -32,14 +38,9 @@ def serve(
     connection_bandwidth: float | None,
     total_bandwidth: float | None,
 ) -> None:
-    r"""Run a local S3 endpoint until Ctrl-C, for trying things out. It listens on 127.0.0.1 only.
+    """Run a local S3 endpoint until Ctrl-C, for trying things out. It listens on 127.0.0.1 only.
 
     Prints the environment variables by which botocore, and so aiockpt, finds it.
-
-    \b
-    Examples:
-      aiockpt serve --port 9000 --folder /tmp/objects
-      aiockpt serve --first-byte-latency 0.02 --connection-bandwidth 90e6
     """
     shape = Shape(first_byte_latency, connection_bandwidth, total_bandwidth)
     endpoint = LocalEndpoint(folder, port, shape, buckets, anonymous=anonymous)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,20 +20,24 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from aiockpt.demo.fingerprint import fingerprints
-from aiockpt.demo.job import Job, Report
+from aiockpt.demo.job import FAILURE_SUFFIX, Job, Report
 from aiockpt.demo.storage import load, save
 from aiockpt.demo.training import Training
 
 
 def main(folder: Path) -> None:
-    """Do the job that lies in `folder`, and leave the report there."""
+    """Do the job that lies in `folder`, and leave there the report, or the traceback of what went wrong."""
     warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # a process alone is what is meant
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     job, rank = Job.read(folder), int(os.environ.get("RANK", "0"))
-    with _world(folder / "meeting", rank) as mesh:
-        shards = range(job.recipe.shards) if mesh is None else [rank]
-        report = work(job, Training(job.recipe, seed=job.seed, shards=shards, mesh=mesh))
+    try:
+        with _world(folder / "meeting", rank) as mesh:
+            shards = range(job.recipe.shards) if mesh is None else [rank]
+            report = work(job, Training(job.recipe, seed=job.seed, shards=shards, mesh=mesh))
+    except Exception:
+        (folder / f"rank{rank}{FAILURE_SUFFIX}").write_text(traceback.format_exc())  # torchrun buries it in its own
+        raise
     report.write(folder, rank)
 
 

@@ -84,7 +84,15 @@ class _SafeUnpickler(pickle.Unpickler):
             f"code. If you trust this checkpoint, pass allowed_metadata_types=[{name}] to the storage reader"
         )
 
-    def restore(self) -> bool:
+    def load(self) -> Any:
+        """The pickled object."""
+        try:
+            return super().load()
+        finally:
+            if self._restore():
+                raise MetadataError(f"{self._where} sets attributes of classes, which checkpoints do not: refused")
+
+    def _restore(self) -> bool:
         """Undo what the pickle did to the attributes of classes; returns whether it did anything."""
         changed = False
         for target, before in self._before:
@@ -117,15 +125,9 @@ def load_metadata(data: bytes, where: str, allowed: Iterable[type] = ()) -> Meta
     Raises:
         MetadataError: it is no DCP metadata, names a type that is not allowed, or points outside the checkpoint.
     """
-    unpickler = _SafeUnpickler(data, where, allowed)
     try:
-        try:
-            with _collector_paused():
-                loaded = unpickler.load()
-        finally:
-            touched = unpickler.restore()
-        if touched:
-            raise MetadataError(f"{where} sets attributes of classes, which checkpoints do not: refused")
+        with _collector_paused():
+            loaded = _SafeUnpickler(data, where, allowed).load()
         return _checked(loaded, where)
     except MetadataError:
         raise

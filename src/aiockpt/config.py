@@ -15,14 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from aiockpt.errors import ConfigError
-from aiockpt.model import GiB, KiB, MiB
+from aiockpt.model import KiB, MiB
 
 ChecksumPolicy = Literal["crc32", "off"]
 AddressingStyle = Literal["auto", "path", "virtual"]
-
-#: S3's own limits of a part: "Amazon S3 multipart upload limits", S3 User Guide.
-MIN_PART_BYTES = 5 * MiB
-MAX_PART_BYTES = 5 * GiB
 
 #: What may stand in ``extra_args``: the arguments of botocore's put_object and create_multipart_upload that say how
 #: an object is stored. Integrity and naming are aiockpt's own and cannot be overridden here.
@@ -54,7 +50,9 @@ class S3ClientConfig:
         max_connections: most connections open at once.
         memory_bytes: bound of the bytes staged at once, over everything in flight; tensors that bytes land in or
             leave from directly do not count.
-        max_gap_bytes: widest gap between two wanted ranges that may be fetched to spare a request.
+        max_gap_bytes: widest gap between two wanted ranges that is fetched to spare a request. The default keeps what
+            is fetched close to what is wanted: 64 KiB take 0.7 ms at 90 MB/s. Within one strided slice, where every
+            gap is of the same tensor, ``dcp.slices`` goes further.
         connect_timeout_s: longest wait for a connection, name resolution and TLS included.
         stall_timeout_s: longest time without one byte moving in a request.
         operation_timeout_s: longest time for one request with all its retries; None: unbounded.
@@ -76,7 +74,7 @@ class S3ClientConfig:
     addressing_style: AddressingStyle | None = None
     max_connections: int = 64
     memory_bytes: int = 48 * MiB
-    max_gap_bytes: int = 512 * KiB
+    max_gap_bytes: int = 64 * KiB
     connect_timeout_s: float = 10.0
     stall_timeout_s: float = 30.0
     operation_timeout_s: float | None = None
@@ -114,8 +112,6 @@ class S3ClientConfig:
         Raises:
             ConfigError: names the field and the values that work.
         """
-        if not MIN_PART_BYTES <= self.part_size <= MAX_PART_BYTES:
-            raise ConfigError(f"part_size must be 5 MiB to 5 GiB (S3's limits of a part), got {self.part_size} bytes")
         for name in ("max_attempts", "max_connections", "memory_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -16,7 +16,7 @@ def spans(fetches: list[Fetch]) -> list[tuple[int, int]]:
 
 
 def plan(*ranges: tuple[int, int], gap: int = 0, request: int = 1000) -> list[Fetch]:
-    return coalesce([ByteRange(*r) for r in ranges], max_gap_bytes=gap, max_request_bytes=request)
+    return coalesce([ByteRange(*r) for r in ranges], max_gap_bytes=gap, max_request_bytes=request, alone_bytes=1 << 60)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_invariants(bounds: list[tuple[int, int]], gap: int, request: int) -> No
     filled = [bytearray(len(r)) for r in wanted]
     counts = [[0] * len(r) for r in wanted]
 
-    fetches = coalesce(wanted, max_gap_bytes=gap, max_request_bytes=request)
+    fetches = coalesce(wanted, max_gap_bytes=gap, max_request_bytes=request, alone_bytes=1 << 60)
 
     assert spans(fetches) == sorted(spans(fetches), key=lambda span: span[0])
     for fetch in fetches:
@@ -123,3 +123,24 @@ def test_many_small_ranges_need_few_steps() -> None:
     fetches = plan(*ranges, gap=KiB, request=16 * MiB)
     assert len(fetches) == -(-20_000 * 5 * KiB // (16 * MiB))
     assert sum(len(f.pieces) for f in fetches) <= 20_000 + len(fetches)
+
+
+@given(
+    wanted=st.lists(st.tuples(st.integers(0, 400), st.integers(1, 60)), max_size=30),
+    gap=st.integers(0, 50),
+    alone=st.integers(1, 60),
+)
+def test_no_gap_is_fetched_beside_a_range_that_pays_for_itself(
+    wanted: list[tuple[int, int]], gap: int, alone: int
+) -> None:
+    ranges = [ByteRange(start, start + length) for start, length in wanted]
+    for fetch in coalesce(ranges, max_gap_bytes=gap, max_request_bytes=1 << 20, alone_bytes=alone):
+        for before, after, start in zip(fetch.pieces, fetch.pieces[1:], fetch.starts[1:], strict=False):
+            if start > ranges[before.read].end:
+                assert max(len(ranges[before.read]), len(ranges[after.read])) < alone
+
+
+def test_neighbours_without_a_gap_share_a_request_whatever_their_size() -> None:
+    ranges = [ByteRange(0, 700), ByteRange(700, 5000), ByteRange(5000, 5800)]
+    (fetch,) = coalesce(ranges, max_gap_bytes=0, max_request_bytes=10_000, alone_bytes=1000)
+    assert (fetch.start, fetch.end) == (0, 5800)

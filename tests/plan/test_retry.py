@@ -48,11 +48,11 @@ def answer(status: int, code: str = "", kind: type[ServiceError] = ServiceError)
     ("error", "operations"),
     [
         (ConnectError("m"), ALL),
-        (ReadError("m"), ALL - {Operation.CREATE}),
-        (WriteError("m"), ALL - {Operation.CREATE}),
-        (TransportTimeout("m"), ALL - {Operation.CREATE}),
-        (TransportError("m"), ALL - {Operation.CREATE}),
-        (ShortRead("m"), {Operation.GET}),
+        (ReadError("m"), ALL),
+        (WriteError("m"), ALL),
+        (TransportTimeout("m"), ALL),
+        (TransportError("m"), ALL),
+        (ShortRead("m"), NONE),  # the object is as short as the service says
         (ChecksumMismatch("m"), BODY),
         (ObjectChanged("m"), NONE),
         (RemoteProtocolError("m"), NONE),

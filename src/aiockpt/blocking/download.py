@@ -6,6 +6,7 @@ committing) overlaps with the network.
 
 from __future__ import annotations
 
+import math
 import queue
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -26,9 +27,10 @@ class BlockingDownload:
         unfinished: jobs that were submitted and not yet taken by ``next_done``.
     """
 
-    def __init__(self, bridge: Bridge, engine: Engine) -> None:
+    def __init__(self, bridge: Bridge, engine: Engine, max_gap_bytes: float = math.inf) -> None:
         self._bridge = bridge
         self._engine = engine
+        self._max_gap_bytes = max_gap_bytes
         self._done: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._download: Download
         self._call: Call[DownloadStats]
@@ -70,7 +72,7 @@ class BlockingDownload:
         self._cancelled = True
 
     def __enter__(self) -> Self:
-        self._download = Download(self._engine, self._done.put)
+        self._download = Download(self._engine, self._done.put, self._max_gap_bytes)
         self._call = self._bridge.start(_then(self._download.run, lambda: self._done.put(None)))
         return self
 

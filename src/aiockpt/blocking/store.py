@@ -6,6 +6,7 @@ a fork. Each call leases the engine of these settings from the bridge, which kee
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,9 +93,12 @@ class Store:
         return self.run(collect)
 
     @contextmanager
-    def download(self) -> Iterator[BlockingDownload]:
-        """A download to feed from this thread; leaving the block early cancels it."""
-        with self.lease() as lease, BlockingDownload(lease.bridge, lease.engine) as download:
+    def download(self, max_gap_bytes: float = math.inf) -> Iterator[BlockingDownload]:
+        """A download to feed from this thread; leaving the block by an exception cancels it.
+
+        ``max_gap_bytes``: bound of the gaps that are fetched, below the configuration's own.
+        """
+        with self.lease() as lease, BlockingDownload(lease.bridge, lease.engine, max_gap_bytes) as download:
             yield download
 
     @contextmanager

@@ -129,7 +129,7 @@ class S3StorageReader(FileSystemReader):
         items = sorted((catalogue.item(read) for read in plan.items), key=lambda item: (item.source, item.offset))
         store = self._fs.store
         loading = Loading(planner, self.transforms, checksums=store.config.checksum == "crc32")
-        with store.download() as download:
+        with store.download(self._reader_constructor.max_gap_size) as download:
             LoadPipeline(download, loading).run(items)
         future: Future[None] = Future()
         future.set_result(None)

@@ -25,7 +25,7 @@ from aiockpt.engine.upload import OutgoingObject, OutgoingPart, Upload
 from aiockpt.errors import NotFound
 from aiockpt.model import ByteRange, GiB, ObjectId, ObjectInfo
 from aiockpt.plan.concurrency import ConcurrencyController
-from aiockpt.plan.parts import copy_parts, part_bytes, part_bytes_at
+from aiockpt.plan.parts import check_part_size, copy_parts, part_bytes, part_bytes_at
 from aiockpt.plan.request_size import request_bytes
 from aiockpt.plan.retry import Backoff, Operation, RetryBudget, RetryPolicy
 from aiockpt.s3.client import S3Client
@@ -57,6 +57,7 @@ class Engine:
 
     def __init__(self, config: S3ClientConfig | None = None, region: str | None = None) -> None:
         self.config = config or S3ClientConfig()
+        check_part_size(self.config.part_size)
         self.client = S3Client(self.config, region)
         self.budget = ByteBudget(self.config.memory_bytes)
         self.get_control = self._new_control()

@@ -5,7 +5,7 @@ how many requests run at once, or of why the two bounds are what they are.
 
 Invariants: every byte of every range is covered by exactly one piece; no request is larger than the bound,
 starts or ends in a gap, or holds overlapping pieces; between neighbouring pieces of a request lie at most
-``max_gap_bytes``.
+``max_gap_bytes``, and none beside a range of ``alone_bytes``.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class Fetch(NamedTuple):
 _Wanted = tuple[int, int, int]
 
 
-def coalesce(ranges: Sequence[ByteRange], *, max_gap_bytes: int, max_request_bytes: int) -> list[Fetch]:
+def coalesce(
+    ranges: Sequence[ByteRange], *, max_gap_bytes: int, max_request_bytes: int, alone_bytes: int
+) -> list[Fetch]:
     """Plan the requests for ``ranges``, which may be in any order, be empty, overlap, or repeat.
 
     Ranges that overlap go to different requests: every range gets all its bytes, and a byte of the object is
@@ -62,13 +64,14 @@ def coalesce(ranges: Sequence[ByteRange], *, max_gap_bytes: int, max_request_byt
         ranges: what is wanted. Empty ranges need no request and get none.
         max_gap_bytes: largest gap that is fetched and thrown away to save a request.
         max_request_bytes: largest request, at least 1.
+        alone_bytes: a range of this size or more pays for a request of its own: no gap beside it is fetched.
 
     Returns:
         The requests by object offset.
     """
     wanted = sorted((r.start, r.end, index) for index, r in enumerate(ranges) if r.start < r.end)
     fetches: list[Fetch] = []
-    for chain in _chains(wanted, max_gap_bytes):
+    for chain in _chains(wanted, max_gap_bytes, alone_bytes):
         span = chain[-1][1] - chain[0][0]
         if span <= max_request_bytes:
             fetches.append(_whole(chain))
@@ -78,7 +81,7 @@ def coalesce(ranges: Sequence[ByteRange], *, max_gap_bytes: int, max_request_byt
     return fetches
 
 
-def _chains(wanted: list[_Wanted], max_gap_bytes: int) -> list[list[_Wanted]]:
+def _chains(wanted: list[_Wanted], max_gap_bytes: int, alone_bytes: int) -> list[list[_Wanted]]:
     """Group ranges, sorted by start, into chains without overlaps and without gaps that are too large.
 
     A range continues the chain whose end lies nearest before its start. Any other choice would, behind an
@@ -89,7 +92,7 @@ def _chains(wanted: list[_Wanted], max_gap_bytes: int) -> list[list[_Wanted]]:
     for item in wanted:
         start, end, _ = item
         at = bisect_right(ends, start) - 1
-        if at >= 0 and start - ends[at] <= max_gap_bytes:
+        if at >= 0 and (start == ends[at] or _worth_bridging(chains[at][-1], item, max_gap_bytes, alone_bytes)):
             chain = chains.pop(at)
             del ends[at]
             chain.append(item)
@@ -99,6 +102,11 @@ def _chains(wanted: list[_Wanted], max_gap_bytes: int) -> list[list[_Wanted]]:
         ends.insert(at, end)
         chains.insert(at, chain)
     return chains
+
+
+def _worth_bridging(last: _Wanted, item: _Wanted, max_gap_bytes: int, alone_bytes: int) -> bool:
+    (last_start, last_end, _), (start, end, _) = last, item
+    return start - last_end <= max_gap_bytes and max(last_end - last_start, end - start) < alone_bytes
 
 
 def _request_bytes(span: int, max_request_bytes: int) -> int:

@@ -1,13 +1,11 @@
-"""S3's multipart arithmetic, and cutting a sequence of buffers into parts without copying.
+"""S3's multipart arithmetic.
 
-One job: how large each part is and which bytes it holds. It knows nothing of how parts are sent. The limits
-are those of "Amazon S3 multipart upload limits" in the Amazon S3 User Guide: 10,000 parts, each of 5 MiB to 5
-GiB except that the last may be smaller. Their product, 48.8 TiB, is the largest object (formerly 5 TiB).
+One job: how large each part is. It knows nothing of how parts are made or sent. The limits are those of "Amazon S3
+multipart upload limits" in the Amazon S3 User Guide: 10,000 parts, each of 5 MiB to 5 GiB except that the last may be
+smaller. Their product, 48.8 TiB, is the largest object (5 TiB until December 2025).
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 from aiockpt.errors import ConfigError
 from aiockpt.model import ByteRange, GiB, MiB
@@ -74,63 +72,3 @@ def copy_parts(size: int, part: int) -> list[ByteRange]:
     """
     step = part_bytes(size, part)
     return [ByteRange(start, min(start + step, size)) for start in range(0, size, step)]
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One part: its number (from 1), and its bytes as views of the memory that was pushed."""
-
-    number: int
-    segments: tuple[memoryview, ...]
-    nbytes: int
-
-
-class PartCutter:
-    """Cuts what is pushed into parts, in order.
-
-    It never copies: parts are slices of the pushed views, whose memory must stay as it is until the parts
-    that show it have been sent. Parts grow only where the object's size is not known, since some stores
-    (Cloudflare R2) want all but the last to be equal.
-
-    Raises:
-        ConfigError: as for ``part_bytes``.
-    """
-
-    def __init__(self, preferred: int, total_bytes: int | None = None) -> None:
-        self._first_bytes = part_bytes(total_bytes, preferred)
-        self._grows = total_bytes is None
-        self._number = 1
-        self._segments: list[memoryview] = []
-        self._filled = 0
-
-    def push(self, view: memoryview) -> list[Part]:
-        """Add contiguous memory of any item type; returns the parts that it completes.
-
-        Raises:
-            ConfigError: the object needs more parts than S3 allows.
-        """
-        rest = view.cast("B") if view.nbytes else memoryview(b"")
-        parts = []
-        while rest:
-            missing = self._target_bytes() - self._filled
-            segment, rest = rest[:missing], rest[missing:]
-            self._segments.append(segment)
-            self._filled += len(segment)
-            if len(segment) == missing:
-                parts.append(self._take())
-        return parts
-
-    def finish(self) -> Part | None:
-        """The last part, of what is left; None if nothing is."""
-        return self._take() if self._segments else None
-
-    def _target_bytes(self) -> int:
-        grown = part_bytes_at(self._number, self._first_bytes)
-        return grown if self._grows else self._first_bytes
-
-    def _take(self) -> Part:
-        part = Part(self._number, tuple(self._segments), self._filled)
-        self._number += 1
-        self._segments = []
-        self._filled = 0
-        return part

@@ -54,7 +54,7 @@ class DCPOptimizedConstructor:
     """Makes a `DCPOptimizedS3Reader` of a load plan's objects, a `SequentialS3Reader` of ``.metadata``.
 
     Args:
-        max_gap_size: see `DCPOptimizedS3Reader`.
+        max_gap_size: see `DCPOptimizedS3Reader`; also an attribute.
 
     Raises:
         ValueError: a negative ``max_gap_size``.
@@ -63,7 +63,7 @@ class DCPOptimizedConstructor:
 
     def __init__(self, max_gap_size: float = DEFAULT_MAX_GAP_SIZE) -> None:
         check_max_gap_size(max_gap_size)
-        self._max_gap_size = max_gap_size
+        self.max_gap_size = max_gap_size
         self._item_ranges_by_file: dict[str, list[ItemRange]] = {}
 
     def set_item_ranges_by_file(
@@ -110,7 +110,7 @@ class DCPOptimizedConstructor:
                 f"S3StorageReader.prepare_local_plan has not run.\n{FALLBACK_GUIDANCE}"
             )
         return DCPOptimizedS3Reader(
-            bucket, key, list(dict.fromkeys(ranges)), get_object_info, get_stream, self._max_gap_size
+            bucket, key, list(dict.fromkeys(ranges)), get_object_info, get_stream, self.max_gap_size
         )
 
 

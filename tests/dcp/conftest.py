@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from servers.base import S3Server
+from servers.process import free_port as unused_port
 
 from aiockpt.testing import LocalEndpoint
 
@@ -33,3 +34,9 @@ def _entered(place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", place.server.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", place.server.secret_key)
     return place
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    return unused_port()

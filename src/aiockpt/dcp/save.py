@@ -153,7 +153,7 @@ class SavePipeline:
         writer.copy_in(build_header(entries, _safetensors_metadata(items)))
         for name, _, _ in file_order(entries):
             tensor = tensors.pop(name)
-            if tensor.is_cpu and tensor.is_contiguous():
+            if tensor.is_contiguous() and framable(tensor):
                 writer.refer_to(storage_view(tensor), tensor)
             else:
                 _write_blocks(writer, tensor)

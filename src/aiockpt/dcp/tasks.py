@@ -166,6 +166,10 @@ class TensorLoad:
         payload_start: where its elements begin, in the object.
         known_form: whether the archive is expected to be of the common form, whose head alone proves a slice.
         second_try: whether this is one, after the CRC did not match.
+
+    Raises:
+        TargetMismatch: see ``target_of``.
+        Surprise: the item ends before its elements do.
     """
 
     def __init__(
@@ -181,8 +185,8 @@ class TensorLoad:
         self._start = payload_start
         payload_end = payload_start + item.payload_nbytes
         wants_tail = not item.is_bare and (item.is_whole or not known_form)
-        self._head = _Surround(item, item.offset, payload_start if not item.is_bare else item.offset)
-        self._tail = _Surround(item, payload_end, item.span.end if wants_tail else payload_end)
+        self._head = _Surround(item.offset, payload_start if not item.is_bare else item.offset)
+        self._tail = _Surround(payload_end, item.span.end if wants_tail else payload_end)
         self._crcs: dict[int, tuple[int, int]] = {}  # by position: CRC32 and length
         self._missing = 0
 
@@ -282,9 +286,9 @@ class TensorLoad:
 class _Surround:
     """Bytes of an archive before or after its payload, and memory for them."""
 
-    def __init__(self, item: StoredItem, start: int, end: int) -> None:
+    def __init__(self, start: int, end: int) -> None:
         if end < start:
-            raise MetadataError(f"{item}: too short for the tensor that the metadata describes")
+            raise Surprise("too short for the tensor that the metadata describes")
         self.span = ByteRange(start, end)
         self.memory = memoryview(bytearray(end - start))
 

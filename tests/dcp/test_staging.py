@@ -5,7 +5,7 @@ from checkpoints import random_tensor, raw_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiockpt.dcp.staging import blocks, staged
+from aiockpt.dcp.staging import blocks, host_memory, staged_blocks
 
 
 @st.composite
@@ -38,9 +38,23 @@ def test_contiguous_tensors_are_cut_evenly() -> None:
     assert [block.nbytes for block in blocks(tensor, 300)] == [300, 300, 100]
 
 
-def test_staged_is_a_contiguous_copy() -> None:
-    tensor = random_tensor((4, 6), torch.int32).t()
-    copy = staged(tensor)
-    assert copy.is_contiguous()
-    assert torch.equal(copy, tensor)
-    assert copy.data_ptr() != tensor.data_ptr()
+def test_staged_blocks_are_contiguous_copies_reserved_before_they_are_made() -> None:
+    tensor = torch.arange(5000, dtype=torch.int32).reshape(50, 100).t()
+    reserved: list[int] = []
+    copies = []
+    for copy in staged_blocks(tensor, 1600, reserved.append):
+        assert copy.is_contiguous()
+        assert sum(reserved) >= sum(c.nbytes for c in [*copies, copy])
+        copies.append(copy)
+    assert sum(reserved) == tensor.nbytes
+    assert max(reserved) <= 1600
+    assert torch.equal(torch.cat([c.reshape(-1) for c in copies]), tensor.reshape(-1))
+
+
+def test_staged_blocks_of_nothing_are_none() -> None:
+    assert list(staged_blocks(torch.empty(0, 3), 10, lambda _: None)) == []
+
+
+def test_host_memory_is_bytes() -> None:
+    memory = host_memory(12, pinned=False)
+    assert (memory.dtype, memory.nbytes, memory.is_contiguous()) == (torch.uint8, 12, True)

@@ -41,7 +41,7 @@ def test_contiguous_tensors_are_cut_evenly() -> None:
 def test_staged_blocks_are_contiguous_copies_reserved_before_they_are_made() -> None:
     tensor = torch.arange(5000, dtype=torch.int32).reshape(50, 100).t()
     reserved: list[int] = []
-    copies = []
+    copies: list[torch.Tensor] = []
     for copy in staged_blocks(tensor, 1600, reserved.append):
         assert copy.is_contiguous()
         assert sum(reserved) >= sum(c.nbytes for c in [*copies, copy])

@@ -31,7 +31,7 @@ from aiockpt.archive.torchsave import framable, frame, plain, row_major_frame, s
 from aiockpt.blocking.store import Store
 from aiockpt.blocking.upload import ObjectWriter
 from aiockpt.crc import crc32, crc32_combine
-from aiockpt.dcp.staging import blocks, staged
+from aiockpt.dcp.staging import staged_blocks
 from aiockpt.errors import LocalProtocolError
 from aiockpt.model import KiB, MiB, ObjectId
 
@@ -190,9 +190,7 @@ def _write_staged(writer: ObjectWriter, tensor: torch.Tensor) -> bool:
 def _write_blocks(writer: ObjectWriter, tensor: torch.Tensor) -> int:
     """The elements of a tensor, row-major, staged block by block within the budget; returns their CRC32."""
     crc = 0
-    for block in blocks(tensor, BLOCK_BYTES):
-        writer.reserve(block.nbytes)
-        copy = staged(block)
+    for copy in staged_blocks(tensor, BLOCK_BYTES, writer.reserve):
         crc = crc32_combine(crc, writer.refer_to(storage_view(copy), copy, staged=True), copy.nbytes)
     return crc
 

@@ -23,6 +23,7 @@ from aiockpt.archive.torchsave import plain, storage_view
 from aiockpt.crc import crc32, crc32_combine
 from aiockpt.dcp.items import StoredItem
 from aiockpt.dcp.slices import Stretch, stretches
+from aiockpt.dcp.staging import host_memory
 from aiockpt.engine.download import Read
 from aiockpt.errors import ChecksumMismatch, MetadataError, TargetMismatch
 from aiockpt.model import ByteRange, MiB
@@ -224,14 +225,17 @@ class TensorLoad:
         """A dense stretch's place in the target's memory."""
         return storage_view(self._target[part.select])
 
-    def copy(self, part: Stretch, memory: memoryview) -> None:
-        """A staged stretch into the target."""
+    def staging(self, part: Stretch) -> torch.Tensor:
+        """Memory for a staged stretch, as bytes."""
+        return host_memory(part.nbytes, pinned=self._target.is_cuda)
+
+    def copy(self, part: Stretch, staged: torch.Tensor) -> None:
+        """A staged stretch into the target; to CUDA on the current stream, without waiting for it."""
         if self._item.is_whole:
-            self._crcs[part.start] = crc32(memory), part.nbytes
+            self._crcs[part.start] = crc32(storage_view(staged)), part.nbytes
         itemsize = self._dtype.itemsize
-        flat = tensor_at(memory, self._dtype, (part.nbytes // itemsize,))
-        stored = flat.as_strided(part.shape, [stride // itemsize for stride in part.strides])
-        self._target[part.select].copy_(stored)
+        stored = staged.view(self._dtype).as_strided(part.shape, [stride // itemsize for stride in part.strides])
+        self._target[part.select].copy_(stored, non_blocking=True)
 
     def part_landed(self) -> Iterable[Task]:
         """One of the tasks is done; after the last, prove and commit."""
@@ -314,14 +318,15 @@ class _Staged(Task):
     def __init__(self, load: TensorLoad, part: Stretch) -> None:
         self._load = load
         self._part = part
-        self._memory = memoryview(b"")
+        self._memory: torch.Tensor | None = None
         self.staged_bytes = part.nbytes
 
     def reads(self) -> list[Read]:
-        self._memory = memoryview(bytearray(self.staged_bytes))
-        return [self._load.read_of(self._part, self._memory)]
+        self._memory = self._load.staging(self._part)
+        return [self._load.read_of(self._part, storage_view(self._memory))]
 
     def landed(self) -> Iterable[Task]:
+        assert self._memory is not None
         self._load.copy(self._part, self._memory)
-        self._memory = memoryview(b"")
+        self._memory = None
         return self._load.part_landed()

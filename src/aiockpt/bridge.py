@@ -15,8 +15,8 @@ import atexit
 import concurrent.futures
 import os
 import threading
-from collections.abc import Callable, Coroutine, Hashable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from typing import Any, Generic, TypeVar, cast
 
 import uvloop
@@ -145,6 +145,15 @@ class Bridge:
             self._loop.call_soon_threadsafe(callback, *args)
         except RuntimeError as exc:
             raise ClosedError("aiockpt's loop thread has stopped: the interpreter is shutting down") from exc
+
+    @asynccontextmanager
+    async def hold(self, key: Hashable, factory: Callable[[], AbstractAsyncContextManager[T]]) -> AsyncIterator[T]:
+        """As ``lease``, for work that already runs on the loop thread."""
+        value = await self._acquire(key, factory)
+        try:
+            yield value
+        finally:
+            self._give_back(key)
 
     @contextmanager
     def lease(self, key: Hashable, factory: Callable[[], AbstractAsyncContextManager[T]]) -> Iterator[T]:

@@ -66,6 +66,26 @@ class ObjectId:
 
 
 @dataclass(frozen=True, slots=True)
+class Replaces:
+    """What a write may replace; where the store knows conditional writes, it sees to it.
+
+    Attributes:
+        nothing: the object must not exist yet.
+        etag: the object must be this one; ``""``: no matter.
+    """
+
+    nothing: bool = False
+    etag: str = ""
+
+
+#: A write that replaces whatever is there.
+ANYTHING = Replaces()
+
+#: A write that must not replace anything.
+NOTHING = Replaces(nothing=True)
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectInfo:
     """Facts about a stored object: size in bytes, ETag as the server spells it (``""``: unknown)."""
 

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 
 from aiockpt.blocking.download import BlockingDownload
 from aiockpt.blocking.upload import BlockingUpload
-from aiockpt.bridge import Bridge, get_bridge
+from aiockpt.bridge import Bridge, Call, get_bridge
 from aiockpt.config import S3ClientConfig
 from aiockpt.engine.engine import Engine
-from aiockpt.model import ObjectId, ObjectInfo
+from aiockpt.model import ANYTHING, ObjectId, ObjectInfo, Replaces
 from aiockpt.s3.control import ListedObject
 
 T = TypeVar("T")
@@ -29,10 +29,6 @@ class Lease:
 
     bridge: Bridge
     engine: Engine
-
-    def run(self, work: Callable[[Engine], Coroutine[Any, Any, T]]) -> T:
-        """Run ``work(engine)`` on the loop thread and wait for it."""
-        return self.bridge.run(lambda: work(self.engine))
 
 
 @dataclass(frozen=True)
@@ -51,14 +47,18 @@ class Store:
     def lease(self) -> Iterator[Lease]:
         """Hold the engine for several calls."""
         bridge = get_bridge()
-        key = (self.region, *self.config.cache_key)
-        with bridge.lease(key, lambda: Engine(self.config, self.region)) as engine:
+        with bridge.lease(self._key, self._engine) as engine:
             yield Lease(bridge, engine)
 
     def run(self, work: Callable[[Engine], Coroutine[Any, Any, T]]) -> T:
         """Run ``work(engine)`` on the loop thread and wait for it; Ctrl-C cancels it first."""
-        with self.lease() as lease:
-            return lease.run(work)
+        bridge = get_bridge()
+        return bridge.run(lambda: self._leased(bridge, work))
+
+    def start(self, work: Callable[[Engine], Coroutine[Any, Any, T]]) -> Call[T]:
+        """Start ``work(engine)`` on the loop thread, without waiting; the engine is built there first if need be."""
+        bridge = get_bridge()
+        return bridge.start(lambda: self._leased(bridge, work))
 
     def head(self, target: ObjectId) -> ObjectInfo:
         """Size and ETag; see ``Engine.head``."""
@@ -72,9 +72,9 @@ class Store:
         """A small object; see ``Engine.get_small``."""
         return self.run(lambda engine: engine.get_small(source))[0]
 
-    def put(self, target: ObjectId, data: bytes | memoryview, *, if_none_match: bool = False) -> ObjectInfo:
+    def put(self, target: ObjectId, data: bytes | memoryview, replaces: Replaces = ANYTHING) -> ObjectInfo:
         """Write an object; see ``Engine.put``."""
-        return self.run(lambda engine: engine.put(target, [data], if_none_match=if_none_match))
+        return self.run(lambda engine: engine.put(target, [data], replaces))
 
     def delete(self, target: ObjectId) -> None:
         """Delete an object; see ``Engine.delete``."""
@@ -91,6 +91,17 @@ class Store:
             return [row async for row in engine.list_objects(prefix, delimiter)]
 
         return self.run(collect)
+
+    @property
+    def _key(self) -> tuple[Any, ...]:
+        return (self.region, *self.config.cache_key)
+
+    def _engine(self) -> Engine:
+        return Engine(self.config, self.region)
+
+    async def _leased(self, bridge: Bridge, work: Callable[[Engine], Coroutine[Any, Any, T]]) -> T:
+        async with bridge.hold(self._key, self._engine) as engine:
+            return await work(engine)
 
     @contextmanager
     def download(self, max_gap_bytes: float = math.inf) -> Iterator[BlockingDownload]:

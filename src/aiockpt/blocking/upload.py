@@ -16,7 +16,7 @@ from aiockpt.engine.assembler import PartAssembler
 from aiockpt.engine.budget import ByteBudget
 from aiockpt.engine.engine import Engine
 from aiockpt.engine.upload import OutgoingObject, OutgoingPart, Upload, UploadStats
-from aiockpt.model import ObjectId
+from aiockpt.model import ANYTHING, ObjectId, Replaces
 
 
 class BlockingUpload:
@@ -37,15 +37,17 @@ class BlockingUpload:
         """What has been done so far."""
         return self._upload.stats
 
-    def object(self, target: ObjectId, *, total_bytes: int | None = None, if_none_match: bool = False) -> ObjectWriter:
+    def object(
+        self, target: ObjectId, replaces: Replaces = ANYTHING, *, total_bytes: int | None = None
+    ) -> ObjectWriter:
         """Begin an object; write it, then ``close`` (or ``discard``) it.
 
         Args:
             target: where it goes.
+            replaces: what it may replace.
             total_bytes: its size if that is known: its parts are then of one size.
-            if_none_match: refuse to replace an object.
         """
-        outgoing = self._upload.begin(target, if_none_match=if_none_match)
+        outgoing = self._upload.begin(target, replaces)
         return ObjectWriter(self, outgoing, total_bytes)
 
     def submit(self, outgoing: OutgoingObject, part: OutgoingPart) -> None:

@@ -23,7 +23,7 @@ from aiockpt.engine.budget import ByteBudget
 from aiockpt.engine.download import Download, DownloadStats, Job, Read
 from aiockpt.engine.upload import OutgoingObject, OutgoingPart, Upload
 from aiockpt.errors import NotFound
-from aiockpt.model import ByteRange, GiB, ObjectId, ObjectInfo
+from aiockpt.model import ANYTHING, ByteRange, GiB, ObjectId, ObjectInfo, Replaces
 from aiockpt.plan.concurrency import ConcurrencyController
 from aiockpt.plan.parts import check_part_size, copy_parts, part_bytes, part_bytes_at
 from aiockpt.plan.request_size import request_bytes
@@ -146,7 +146,7 @@ class Engine:
     # ---- writing
 
     async def put(
-        self, target: ObjectId, views: Sequence[bytes | bytearray | memoryview], *, if_none_match: bool = False
+        self, target: ObjectId, views: Sequence[bytes | bytearray | memoryview], replaces: Replaces = ANYTHING
     ) -> ObjectInfo:
         """Write an object from memory, in order, without copying it; several parts when it is large.
 
@@ -154,10 +154,10 @@ class Engine:
         no upload is left behind.
 
         Raises:
-            PreconditionFailed: ``if_none_match`` was asked for and the object exists.
+            PreconditionFailed: it would have replaced something else than it may.
         """
         upload = Upload(self)
-        outgoing = upload.begin(target, if_none_match=if_none_match)
+        outgoing = upload.begin(target, replaces)
         total = sum(memoryview(view).nbytes for view in views)
         parts: list[OutgoingPart] = []
         assembler = PartAssembler(self.part_sizes(total), parts.append, lambda _: None)

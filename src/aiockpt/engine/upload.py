@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from aiockpt.crc import crc32
 from aiockpt.engine.crew import Crew
-from aiockpt.errors import AiockptError, NotFound
-from aiockpt.model import ObjectId, ObjectInfo
+from aiockpt.errors import AiockptError, NotFound, PreconditionFailed
+from aiockpt.model import ANYTHING, ObjectId, ObjectInfo, Replaces
 from aiockpt.plan.retry import Operation
 from aiockpt.s3.bulk import Payload
 from aiockpt.s3.control import UploadedPart
+from aiockpt.transport.connection import MAX_BUFFERED_BYTES
 
 if TYPE_CHECKING:
     from aiockpt.engine.engine import Engine
@@ -75,11 +77,11 @@ class OutgoingObject:
         info: size and ETag, once it stands.
     """
 
-    def __init__(self, upload: Upload, target: ObjectId, *, if_none_match: bool = False) -> None:
+    def __init__(self, upload: Upload, target: ObjectId, replaces: Replaces) -> None:
         self.target = target
         self.info: ObjectInfo | None = None
         self._upload = upload
-        self._if_none_match = if_none_match
+        self._replaces = replaces
         self._held: OutgoingPart | None = None  # the first part, until it is known whether there are more
         self._upload_id = ""
         self._created: anyio.Event | None = None  # there once a multipart upload was decided on
@@ -141,11 +143,12 @@ class OutgoingObject:
         self._upload.queue(lambda: self._send(part))
 
     async def _put(self, part: OutgoingPart) -> None:
-        engine, payload = self._upload.engine, part.payload
-        bulk = await engine.client.bulk(self.target.bucket)
-        info = await engine.attempts(
+        payload = part.payload
+        bulk = await self._upload.engine.client.bulk(self.target.bucket)
+        info = await self._once(
             Operation.PUT,
-            lambda: bulk.put(self.target, payload, if_none_match=self._if_none_match),
+            lambda: bulk.put(self.target, payload, self._replaces),
+            payload,
             stats=self._upload.stats,
         )
         self._upload.sent(part)
@@ -191,42 +194,56 @@ class OutgoingObject:
     async def _complete(self) -> None:
         engine, sealed = self._upload.engine, self._sealed
         assert sealed is not None
-        crc32 = sealed.crc32 if engine.checksums else None
+        checksum = sealed.crc32 if engine.checksums else None
         parts = [self._sent[number] for number in sorted(self._sent)]
+        answer = await self._once(
+            Operation.COMPLETE,
+            lambda: engine.client.control.complete_upload(
+                self.target, self._upload_id, parts, crc32=checksum, replaces=self._replaces
+            ),
+            sealed,
+        )
+        self._stands(ObjectInfo(sealed.nbytes, answer.etag))
+
+    async def _once(
+        self,
+        operation: Operation,
+        attempt: Callable[[], Awaitable[ObjectInfo]],
+        payload: Payload,
+        *,
+        stats: UploadStats | None = None,
+    ) -> ObjectInfo:
+        """Do what makes the object stand, with retries.
+
+        A try whose answer was lost may have done it: the next one then finds the upload gone, or an object where there
+        must be none. So from the second try on these are looked into before they are believed.
+        """
         tries = 0
 
-        async def attempt() -> ObjectInfo:
+        async def attempt_or_look() -> ObjectInfo:
             nonlocal tries
             tries += 1
             try:
-                return await engine.client.control.complete_upload(
-                    self.target, self._upload_id, parts, crc32=crc32, if_none_match=self._if_none_match
-                )
-            except NotFound:
-                if tries == 1:
-                    raise
-                return await self._completed_unheard(sealed.nbytes)
+                return await attempt()
+            except (NotFound, PreconditionFailed):
+                if tries > 1 and (info := await self._already_there(payload)) is not None:
+                    return info
+                raise
 
-        answer = await engine.attempts(Operation.COMPLETE, attempt)
-        self._stands(ObjectInfo(sealed.nbytes, answer.etag))
+        return await self._upload.engine.attempts(operation, attempt_or_look, stats=stats)
 
-    async def _completed_unheard(self, nbytes: int) -> ObjectInfo:
-        """An upload that is gone at the second try was completed by the first, whose answer was lost: look.
-
-        Raises:
-            NotFound: there is no object of this size, so the upload really is lost.
-        """
-        info = await self._upload.engine.client.control.head(self.target)
-        if info.size != nbytes:
-            raise NotFound(
-                f"the multipart upload of {self.target.uri} is gone and the object there has {info.size} bytes instead "
-                f"of {nbytes}: another writer?",
-                status=404,
-                code="NoSuchUpload",
-                bucket=self.target.bucket,
-                key=self.target.key,
-            )
-        return info
+    async def _already_there(self, payload: Payload) -> ObjectInfo | None:
+        """The object, if one of this size stands there; a small one is compared by its CRC32."""
+        client = self._upload.engine.client
+        with suppress(NotFound):
+            info = await client.control.head(self.target)
+            if info.size != payload.nbytes:
+                return None
+            if info.size <= MAX_BUFFERED_BYTES:
+                data, _ = await (await client.bulk(self.target.bucket)).get_whole(self.target)
+                return info if crc32(data) == payload.crc32 else None
+            return info
+        return None
 
     def _stands(self, info: ObjectInfo) -> None:
         self.info = info
@@ -267,9 +284,9 @@ class Upload:
             await self._abort_unfinished()
         return self.stats
 
-    def begin(self, target: ObjectId, *, if_none_match: bool = False) -> OutgoingObject:
-        """A new object; ``if_none_match``: it fails with ``PreconditionFailed`` if there is one already."""
-        outgoing = OutgoingObject(self, target, if_none_match=if_none_match)
+    def begin(self, target: ObjectId, replaces: Replaces = ANYTHING) -> OutgoingObject:
+        """A new object; it fails with ``PreconditionFailed`` if it would replace something else than it may."""
+        outgoing = OutgoingObject(self, target, replaces)
         self._objects.append(outgoing)
         return outgoing
 

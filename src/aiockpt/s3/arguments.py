@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aiockpt.config import S3ClientConfig
+from aiockpt.model import Replaces
 
 _HEADERS = {
     "ACL": "x-amz-acl",
@@ -79,6 +80,13 @@ def request_arguments(config: S3ClientConfig) -> dict[str, Any]:
 def storage_arguments(config: S3ClientConfig) -> dict[str, Any]:
     """botocore arguments for a request that creates an object: PUT, CreateMultipartUpload, COPY."""
     return {**request_arguments(config), **config.extra_args}
+
+
+def condition_arguments(replaces: Replaces) -> dict[str, Any]:
+    """botocore arguments for a write that may only replace certain things."""
+    if replaces.nothing:
+        return {"IfNoneMatch": "*"}
+    return {"IfMatch": f'"{replaces.etag}"'} if replaces.etag else {}
 
 
 def copy_source_arguments(config: S3ClientConfig) -> dict[str, Any]:

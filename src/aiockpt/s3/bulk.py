@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from aiockpt.config import S3ClientConfig
 from aiockpt.errors import ObjectChanged, RemoteProtocolError, S3Exception, ShortRead
-from aiockpt.model import ByteRange, ObjectId, ObjectInfo
+from aiockpt.model import ByteRange, ObjectId, ObjectInfo, Replaces
 from aiockpt.s3.address import Address, resolve
 from aiockpt.s3.arguments import request_headers, storage_headers
 from aiockpt.s3.control import ControlPlane, strip_etag
@@ -65,7 +65,7 @@ class Bulk(Protocol):
     async def get_whole(self, source: ObjectId) -> tuple[bytes, str]:
         """A small object (at most ``MAX_BUFFERED_BYTES``) and its ETag."""
 
-    async def put(self, target: ObjectId, payload: Payload, *, if_none_match: bool) -> ObjectInfo:
+    async def put(self, target: ObjectId, payload: Payload, replaces: Replaces) -> ObjectInfo:
         """Write an object in one request."""
 
     async def upload_part(self, target: ObjectId, upload_id: str, number: int, payload: Payload) -> str:
@@ -107,10 +107,9 @@ class DirectBulk:
         response = await self._request("GET", source, "", self._read_headers, None, _buffered)
         return response.body, strip_etag(response.head.headers.get("etag"))
 
-    async def put(self, target: ObjectId, payload: Payload, *, if_none_match: bool) -> ObjectInfo:  # noqa: D102  # Bulk's
+    async def put(self, target: ObjectId, payload: Payload, replaces: Replaces) -> ObjectInfo:  # noqa: D102  # Bulk's
         headers = {**self._write_headers, **self._payload_headers(payload)}
-        if if_none_match:
-            headers["If-None-Match"] = "*"
+        headers |= _condition_headers(replaces)
         response = await self._request("PUT", target, "", headers, payload, _buffered)
         return ObjectInfo(payload.nbytes, strip_etag(response.head.headers.get("etag")))
 
@@ -173,6 +172,12 @@ class DirectBulk:
         if response.head.status >= 300:
             raise service_error(_failure(response), method, target)
         return response
+
+
+def _condition_headers(replaces: Replaces) -> dict[str, str]:
+    if replaces.nothing:
+        return {"If-None-Match": "*"}
+    return {"If-Match": f'"{replaces.etag}"'} if replaces.etag else {}
 
 
 def _named(message: str, method: str, target: ObjectId) -> str:

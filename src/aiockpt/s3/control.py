@@ -11,8 +11,14 @@ from datetime import datetime
 from typing import Any
 
 from aiockpt.config import S3ClientConfig
-from aiockpt.model import ByteRange, ObjectId, ObjectInfo
-from aiockpt.s3.arguments import copy_arguments, copy_source_arguments, request_arguments, storage_arguments
+from aiockpt.model import ANYTHING, ByteRange, ObjectId, ObjectInfo, Replaces
+from aiockpt.s3.arguments import (
+    condition_arguments,
+    copy_arguments,
+    copy_source_arguments,
+    request_arguments,
+    storage_arguments,
+)
 from aiockpt.s3.failures import translated
 from aiockpt.s3.session import Session
 from aiockpt.wire.s3 import crc32_header, range_header
@@ -152,7 +158,7 @@ class ControlPlane:
         parts: Sequence[UploadedPart],
         *,
         crc32: int | None,
-        if_none_match: bool = False,
+        replaces: Replaces = ANYTHING,
     ) -> ObjectInfo:
         """Make the object of its parts, in order. ``crc32``: of the full object, checked by the service.
 
@@ -162,8 +168,7 @@ class ControlPlane:
         checks: dict[str, Any] = {}
         if crc32 is not None:
             checks = {"ChecksumCRC32": crc32_header(crc32), "ChecksumType": "FULL_OBJECT"}
-        if if_none_match:
-            checks["IfNoneMatch"] = "*"
+        checks |= condition_arguments(replaces)
         with translated("COMPLETE", target):
             client = await self._session.client()
             answer = await client.complete_multipart_upload(

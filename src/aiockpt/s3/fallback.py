@@ -9,8 +9,8 @@ from typing import Any
 
 from aiockpt.config import S3ClientConfig
 from aiockpt.errors import ReadError
-from aiockpt.model import ObjectId, ObjectInfo
-from aiockpt.s3.arguments import request_arguments, storage_arguments
+from aiockpt.model import ObjectId, ObjectInfo, Replaces
+from aiockpt.s3.arguments import condition_arguments, request_arguments, storage_arguments
 from aiockpt.s3.bulk import Payload, RangeTransfer, check_range_answer
 from aiockpt.s3.control import strip_etag
 from aiockpt.s3.failures import translated
@@ -50,10 +50,9 @@ class ClientBulk:
             async with answer["Body"] as body:
                 return await body.read(), strip_etag(answer.get("ETag"))
 
-    async def put(self, target: ObjectId, payload: Payload, *, if_none_match: bool) -> ObjectInfo:  # noqa: D102
+    async def put(self, target: ObjectId, payload: Payload, replaces: Replaces) -> ObjectInfo:  # noqa: D102
         arguments = {**storage_arguments(self._config), **self._checksum(payload)}
-        if if_none_match:
-            arguments["IfNoneMatch"] = "*"
+        arguments |= condition_arguments(replaces)
         with translated("PUT", target):
             client = await self._session.client()
             answer = await client.put_object(

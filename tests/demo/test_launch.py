@@ -45,6 +45,13 @@ def test_workers_get_credentials_by_environment(run: Run) -> None:
     assert "open-sesame" not in "".join(path.read_text() for path in run.folder.iterdir())
 
 
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"])
+def test_a_run_around_the_demo_is_not_the_workers(run: Run, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(WorkerFailed, match="status 4"):
+        run(f"import os; raise SystemExit(4 * ({name!r} not in os.environ))")
+
+
 def test_a_failure_shows_the_tail_of_the_output(run: Run) -> None:
     with pytest.raises(WorkerFailed) as caught:
         run("import sys; print(*range(100), sep='\\n'); sys.exit('went wrong')")

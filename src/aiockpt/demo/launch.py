@@ -16,7 +16,7 @@ from aiockpt.demo.job import FAILURE_SUFFIX, Job, Report
 from aiockpt.errors import AiockptError
 
 #: How much of a failed worker's traceback or output is shown.
-TAIL_LINES = 40
+TAIL_LINES = 80
 
 OUTPUT = "output.txt"
 
@@ -31,6 +31,9 @@ _ENVIRONMENT = {
     "GLOO_SOCKET_IFNAME": "lo",
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # or torchrun would open a port that listens everywhere
 }
+
+#: What would make a worker a rank of a run that the demo itself is part of.
+_NOT_INHERITED = frozenset({"RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"})
 
 
 class WorkerFailed(AiockptError):
@@ -57,7 +60,7 @@ def run_job(job: Job, ranks: int, folder: Path, environment: Mapping[str, str], 
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **_ENVIRONMENT, **environment},
+            env={**_inherited(), **_ENVIRONMENT, **environment},
         ) as process,
     ):
         try:
@@ -78,6 +81,10 @@ def command_line(folder: Path, ranks: int) -> list[str]:
         return [sys.executable, *worker]
     place = [f"--nproc-per-node={ranks}", f"--rdzv-endpoint={folder / 'rendezvous'}"]
     return [sys.executable, *_TORCHRUN, *_MEETING_OVER_A_FILE, *place, *worker]
+
+
+def _inherited() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -7,6 +7,7 @@ it may lead to further tasks (a fallback, a second try). Nothing is committed to
 from __future__ import annotations
 
 import io
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint.filesystem import _StorageReaderTransforms
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlanner
 
-from aiockpt.archive.surprise import Surprise
+from aiockpt.archive.surprise import StridedPayload, Surprise
 from aiockpt.archive.torchload import confirm, is_common_head, payload_of
 from aiockpt.archive.torchsave import plain, storage_view
 from aiockpt.crc import crc32, crc32_combine
@@ -25,7 +26,7 @@ from aiockpt.dcp.items import StoredItem
 from aiockpt.dcp.slices import Stretch, stretches
 from aiockpt.dcp.staging import host_memory
 from aiockpt.engine.download import Read
-from aiockpt.errors import ChecksumMismatch, MetadataError, TargetMismatch
+from aiockpt.errors import AiockptError, ChecksumMismatch, MetadataError, TargetMismatch
 from aiockpt.model import ByteRange, MiB
 
 #: Staged stretches are about this large: long enough to fill a request, short enough that several fit the budget.
@@ -82,12 +83,23 @@ def tensor_at(memory: memoryview, dtype: torch.dtype, shape: Sequence[int]) -> t
     return torch.frombuffer(memory, dtype=torch.uint8).view(dtype).reshape(tuple(shape))
 
 
-class BufferedItem(Task):
-    """A whole item in memory, loaded by torch as stock DCP does: always right, and a copy or two slower."""
+def lasting(item: StoredItem, error: AiockptError) -> AiockptError:
+    """What to raise when an item has been fetched twice and is still not what was written."""
+    return type(error)(
+        f"{item}: {error}: damaged in the bucket, as a second try shows; restore the object or load an older checkpoint"
+    )
 
-    def __init__(self, loading: Loading, item: StoredItem) -> None:
+
+class BufferedItem(Task):
+    """A whole item in memory, loaded by torch as stock DCP does: always right, and a copy or two slower.
+
+    torch itself does not look at the CRC32s of its archives, so that is done here.
+    """
+
+    def __init__(self, loading: Loading, item: StoredItem, *, second_try: bool = False) -> None:
         self._loading = loading
         self._item = item
+        self._second_try = second_try
         self._memory = memoryview(b"")
         self.staged_bytes = item.length
 
@@ -96,36 +108,65 @@ class BufferedItem(Task):
         return [Read(self._item.source, self._item.span, self._memory)]
 
     def landed(self) -> Iterable[Task]:  # noqa: D102  # Task's
+        try:
+            self._take()
+        except (ChecksumMismatch, MetadataError) as error:
+            if self._second_try:
+                raise lasting(self._item, error) from error
+            return (BufferedItem(self._loading, self._item, second_try=True),)
+        return ()
+
+    def _take(self) -> None:
         read, planner = self._item.read, self._loading.planner
         stream = self._loading.transforms.transform_load_stream(
             read, self._item.transforms, cast("IO[bytes]", io.BytesIO(self._memory))
         )
         data = io.BytesIO(stream.read(-1))
+        if self._loading.checksums:
+            _check_records(data)
         if read.type is LoadItemType.BYTE_IO:
             planner.load_bytes(read, data)
-            return ()
+            return
         stored = self._load(data)
         target = target_of(self._loading, self._item)
         target.copy_(narrow_tensor_by_index(stored, read.storage_offsets, read.lengths))
         planner.commit_tensor(read, target)
-        return ()
 
     def _load(self, data: io.BytesIO) -> torch.Tensor:
         try:
             stored = torch.load(data, map_location="cpu", weights_only=True)
         except Exception as exc:
-            raise MetadataError(f"{self._item} cannot be loaded: damaged? ({type(exc).__name__}: {exc})") from exc
+            raise MetadataError(f"torch cannot load it ({type(exc).__name__}: {exc})") from exc
         if not isinstance(stored, torch.Tensor) or (self._item.dtype and tuple(stored.shape) != self._item.shape):
-            raise MetadataError(f"{self._item} is not the tensor that the metadata describes")
+            raise MetadataError("it is not the tensor that the metadata describes")
         return stored
+
+
+def _check_records(data: io.BytesIO) -> None:
+    """Compare an archive's records with their CRC32s; whatever is none, or has none, passes.
+
+    Raises:
+        ChecksumMismatch: one does not match.
+    """
+    bad = None
+    try:
+        with zipfile.ZipFile(data) as archive:
+            if any(record.CRC for record in archive.infolist()):
+                bad = archive.testzip()
+    except Exception:  # noqa: BLE001, S110  # no archive, or too damaged to be one: torch tells
+        pass
+    data.seek(0)
+    if bad is not None:
+        raise ChecksumMismatch(f"the CRC32 of its record {bad!r} does not match")
 
 
 class TogetherItems(Task):
     """Neighbouring small tensors, fetched as one stretch and taken apart in memory."""
 
-    def __init__(self, loading: Loading, items: Sequence[StoredItem]) -> None:
+    def __init__(self, loading: Loading, items: Sequence[StoredItem], *, second_try: bool = False) -> None:
         self._loading = loading
         self._items = items
+        self._second_try = second_try
         self._start = items[0].offset
         self.staged_bytes = max(item.span.end for item in items) - self._start
         self._memory = memoryview(b"")
@@ -135,7 +176,7 @@ class TogetherItems(Task):
         return [Read(self._items[0].source, ByteRange(self._start, self._start + self.staged_bytes), self._memory)]
 
     def landed(self) -> Iterable[Task]:  # noqa: D102  # Task's
-        again = []
+        again: list[Task] = []
         for item in self._items:
             start = item.offset - self._start
             try:
@@ -143,7 +184,9 @@ class TogetherItems(Task):
             except Surprise:
                 again.append(BufferedItem(self._loading, item))
             except ChecksumMismatch as error:
-                raise ChecksumMismatch(f"{item}: {error}: damaged, restore it or load an older checkpoint") from error
+                if self._second_try:
+                    raise lasting(item, error) from error
+                again.append(TogetherItems(self._loading, [item], second_try=True))
         return again
 
     def _take(self, item: StoredItem, stored: memoryview) -> None:
@@ -242,12 +285,19 @@ class TensorLoad:
         self._missing -= 1
         if self._missing:
             return ()
+        stride = None
         try:
             recorded = self._prove()
+        except StridedPayload as found:
+            if not self._item.is_whole:
+                return (BufferedItem(self._loading, self._item),)
+            recorded, stride = found.crc32, found.stride
         except Surprise:
             return (BufferedItem(self._loading, self._item),)
         if recorded is not None and self._loading.checksums and self._crc32() != recorded:
             return self._fetch_again()
+        if stride is not None:
+            return (_Reordered(self._loading, self._item, self._target, stride),)
         self._loading.planner.commit_tensor(self._item.read, self._target)
         return ()
 
@@ -280,11 +330,30 @@ class TensorLoad:
     def _fetch_again(self) -> Iterable[Task]:
         """Bytes that do not match their CRC32: damaged on the way, or at rest. A second try tells."""
         if self._second_try:
-            raise ChecksumMismatch(
-                f"{self._item}: the bytes do not match their recorded CRC32, twice: damaged in the bucket; restore the "
-                "object or load an older checkpoint"
-            )
+            raise lasting(self._item, ChecksumMismatch("the elements do not match their recorded CRC32"))
         return TensorLoad(self._loading, self._item, self._start, known_form=self._known_form, second_try=True).tasks()
+
+
+class _Reordered(Task):
+    """Elements that have arrived, but were stored in another order than row-major, as a transposed tensor's are."""
+
+    def __init__(
+        self, loading: Loading, item: StoredItem, target: torch.Tensor, stored_stride: tuple[int, ...]
+    ) -> None:
+        self._loading = loading
+        self._item = item
+        self._target = target
+        self._stored_stride = stored_stride
+        self.staged_bytes = target.nbytes
+
+    def reads(self) -> list[Read]:
+        return []
+
+    def landed(self) -> Iterable[Task]:
+        elements = self._target.clone(memory_format=torch.contiguous_format)
+        self._target.copy_(elements.as_strided(self._target.shape, self._stored_stride))
+        self._loading.planner.commit_tensor(self._item.read, self._target)
+        return ()
 
 
 class _Surround:

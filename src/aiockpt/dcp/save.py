@@ -33,7 +33,7 @@ from aiockpt.blocking.upload import ObjectWriter
 from aiockpt.crc import crc32, crc32_combine
 from aiockpt.dcp.staging import staged_blocks
 from aiockpt.errors import LocalProtocolError
-from aiockpt.model import KiB, MiB, ObjectId
+from aiockpt.model import NOTHING, KiB, MiB, ObjectId
 
 #: Tensors below this are copied into staging memory with their frames: copying 256 KiB takes some 20 µs, less than what
 #: three more views cost on their way through the transport.
@@ -98,7 +98,7 @@ class SavePipeline:
         results: list[WriteResult] = []
         with self._store.upload() as upload:
             for file in files:
-                writer = upload.object(self._base / file.path, total_bytes=file.estimated_nbytes())
+                writer = upload.object(self._base / file.path, NOTHING, total_bytes=file.estimated_nbytes())
                 results += self._write_file(writer, file)
                 writer.close()
         return results

@@ -30,9 +30,7 @@ def blocks(tensor: torch.Tensor, block_bytes: int) -> Iterator[torch.Tensor]:
                 yield from blocks(part[0], block_bytes)
 
 
-def staged_blocks(
-    tensor: torch.Tensor, block_bytes: int, reserve: Callable[[int], None]
-) -> Iterator[torch.Tensor]:
+def staged_blocks(tensor: torch.Tensor, block_bytes: int, reserve: Callable[[int], None]) -> Iterator[torch.Tensor]:
     """Contiguous host copies of a tensor's blocks, in order; ``reserve`` is called with the bytes of each before.
 
     From CUDA the copies go to pinned memory on a stream of their own, behind what the current stream has queued, and
@@ -57,7 +55,7 @@ def host_memory(nbytes: int, *, pinned: bool) -> torch.Tensor:
 
 
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    stream = torch.cuda.Stream(device)
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream(device))
     return stream
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -20,7 +21,9 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteIte
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
+from aiockpt.bridge import Call
 from aiockpt.config import S3ClientConfig
+from aiockpt.dcp.commit import Survey, commit, survey
 from aiockpt.dcp.file_system import S3FileSystem
 from aiockpt.dcp.metadata import dump_metadata
 from aiockpt.dcp.s3_prefix_strategy import DefaultPrefixStrategy, S3PrefixStrategyBase
@@ -60,10 +63,32 @@ class S3StorageWriter(FileSystemWriter):
         self.fs = S3FileSystem(region, s3client_config=s3client_config, **kwargs)  # type: ignore[assignment]
         self.path = self.fs.init_path(path)
         self.prefix_strategy = prefix_strategy or DefaultPrefixStrategy()
+        self._survey: Call[Survey] | None = None
+
+    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
+        """Turn to another save, at another path if one is given."""
+        super().reset(checkpoint_id)
+        self._survey = None
+
+    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        """Begin to look what stands at the path, while DCP plans."""
+        super().set_up_storage_writer(is_coordinator, *args, **kwargs)
+        self._survey = self._start_survey(self.prefix_strategy(self.rank or 0))
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """As stock DCP; with rank-local metadata the prefix strategy names the objects here."""
-        plan = super().prepare_local_plan(plan)
+        """As stock DCP; with rank-local metadata the prefix strategy names the objects here.
+
+        Raises:
+            RuntimeError: there is a checkpoint already and ``overwrite`` is False.
+        """
+        if self._found().exists:
+            if not self.overwrite:
+                raise RuntimeError(f"Checkpoint already exists at {self.path} and {self.overwrite=}.")
+            warnings.warn(
+                f"{self.path} holds a checkpoint already, which this save replaces when it commits. Pass "
+                "overwrite=False to have this refused, overwrite=True to say that it is meant.",
+                stacklevel=2,
+            )
         if self.rank is not None and not self.use_collectives:
             plan = self._with_prefix(plan, self.rank)
         return plan
@@ -81,6 +106,7 @@ class S3StorageWriter(FileSystemWriter):
             S3Exception: an object could not be written; whatever was begun has been aborted.
         """
         prefix = cast("_StoragePrefix", plan.storage_data).prefix
+        found = self._found(prefix)
         buckets = (
             _split_by_size_and_type(self.thread_count, plan.items)
             if self.single_file_per_rank
@@ -88,7 +114,7 @@ class S3StorageWriter(FileSystemWriter):
         )
         files = [
             FilePlan(f"{prefix}{number}{DEFAULT_SUFFIX}", items)
-            for number, items in enumerate(self._writable_files(buckets))
+            for number, items in enumerate(self._writable_files(buckets), found.next_number)
         ]
         pipeline = SavePipeline(self._fs.store, self._base, planner, self.transforms, self.serialization_format)
         future: Future[list[WriteResult]] = Future()
@@ -100,9 +126,11 @@ class S3StorageWriter(FileSystemWriter):
         metadata.version = CURRENT_DCP_VERSION
         metadata.storage_data = {result.index: result.storage_data for rank in results for result in rank}
         metadata.storage_meta = self.storage_meta()
-        rank = self.rank if not self.use_collectives else None
-        target = ObjectId.parse(os.fspath(self._get_metadata_path(rank)))
-        self._fs.store.put(target, dump_metadata(metadata))
+        data = dump_metadata(metadata)
+        paths = {place.relative_path for place in metadata.storage_data.values()}
+        found, target, base = self._found(), self._metadata_object, self._base
+        self._fs.store.run(lambda engine: commit(engine, found, target, base, data, paths))
+        self._survey = None
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
@@ -112,6 +140,28 @@ class S3StorageWriter(FileSystemWriter):
     @property
     def _fs(self) -> S3FileSystem:
         return cast("S3FileSystem", self.fs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_survey": None}
+
+    @property
+    def _metadata_object(self) -> ObjectId:
+        rank = self.rank if not self.use_collectives else None
+        return ObjectId.parse(os.fspath(self._get_metadata_path(rank)))
+
+    def _start_survey(self, prefix: str) -> Call[Survey]:
+        metadata, data = self._metadata_object, self._base / prefix
+        return self._fs.store.start(lambda engine: survey(engine, metadata, data))
+
+    def _found(self, prefix: str | None = None) -> Survey:
+        """What the survey found; made now if none is under way, or if it was for another prefix."""
+        if self._survey is None:
+            self._survey = self._start_survey(prefix or self.prefix_strategy(self.rank or 0))
+        found = self._survey.result()
+        if prefix is not None and found.prefix != self._base / prefix:
+            self._survey = self._start_survey(prefix)
+            found = self._survey.result()
+        return found
 
     @property
     def _base(self) -> ObjectId:

@@ -7,7 +7,7 @@ workers of this crew only. Per-loop; every method but ``run`` is synchronous and
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Generic, TypeVar
 
 import anyio
@@ -80,6 +80,15 @@ class Crew(Generic[J]):
                 self._hire()
         finally:
             self._working -= 1
+
+
+async def run_all(steps: Iterable[Callable[[], Awaitable[None]]], limit: int = 16) -> None:
+    """Do all steps, at most ``limit`` at a time; the first failure cancels the others and is raised, alone."""
+    crew: Crew[Callable[[], Awaitable[None]]] = Crew(lambda: limit, lambda step: step())
+    for step in steps:
+        crew.put(step)
+    crew.finish()
+    await crew.run()
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -20,6 +20,7 @@ from aiockpt.config import S3ClientConfig
 from aiockpt.engine.assembler import PartAssembler
 from aiockpt.engine.attempts import Attempts
 from aiockpt.engine.budget import ByteBudget
+from aiockpt.engine.crew import run_all
 from aiockpt.engine.download import Download, DownloadStats, Job, Read
 from aiockpt.engine.upload import OutgoingObject, OutgoingPart, Upload
 from aiockpt.errors import NotFound
@@ -135,13 +136,30 @@ class Engine:
             return False
         return True
 
-    def list_objects(self, prefix: ObjectId, delimiter: str = "") -> AsyncIterator[ListedObject | str]:
-        """Objects whose key starts with ``prefix.key``, in key order, and common prefixes as ``str``."""
-        return self.client.control.list_objects(prefix, delimiter)
+    async def list_objects(self, prefix: ObjectId, delimiter: str = "") -> AsyncIterator[ListedObject | str]:
+        """Objects whose key starts with ``prefix.key``, and common prefixes as ``str``, page by page."""
+        control = self.client.control
+        token = ""
+        while True:
+            rows, token = await self.attempts(
+                Operation.LIST, partial(control.list_page, prefix, delimiter=delimiter, after=token)
+            )
+            for row in rows:
+                yield row
+            if not token:
+                return
 
-    def pending_uploads(self, prefix: ObjectId) -> AsyncIterator[PendingUpload]:
+    async def pending_uploads(self, prefix: ObjectId) -> AsyncIterator[PendingUpload]:
         """Multipart uploads that were begun under a prefix and neither completed nor aborted."""
-        return self.client.control.pending_uploads(prefix)
+        markers = ("", "")
+        while True:
+            rows, markers = await self.attempts(
+                Operation.LIST, partial(self.client.control.pending_page, prefix, after=markers)
+            )
+            for row in rows:
+                yield row
+            if not markers[0]:
+                return
 
     # ---- writing
 
@@ -206,18 +224,13 @@ class Engine:
         self, source: ObjectId, target: ObjectId, upload_id: str, spans: Sequence[ByteRange]
     ) -> list[UploadedPart]:
         copied: dict[int, UploadedPart] = {}
-        limiter = anyio.CapacityLimiter(START_CONNECTIONS)
 
         async def copy_one(number: int, span: ByteRange) -> None:
-            async with limiter:
-                copied[number] = await self.attempts(
-                    Operation.COPY,
-                    lambda: self.client.control.copy_part(source, target, upload_id, number, span),
-                )
+            copied[number] = await self.attempts(
+                Operation.COPY, lambda: self.client.control.copy_part(source, target, upload_id, number, span)
+            )
 
-        async with anyio.create_task_group() as group:
-            for number, span in enumerate(spans, 1):
-                group.start_soon(copy_one, number, span)
+        await run_all(partial(copy_one, number, span) for number, span in enumerate(spans, 1))
         return [copied[number] for number in sorted(copied)]
 
     # ---- for the sessions

@@ -19,7 +19,7 @@ import anyio
 
 from aiockpt.crc import crc32
 from aiockpt.engine.crew import Crew
-from aiockpt.errors import AiockptError, NotFound, PreconditionFailed
+from aiockpt.errors import AiockptError, NotFound, PreconditionFailed, ServiceError
 from aiockpt.model import ANYTHING, ObjectId, ObjectInfo, Replaces
 from aiockpt.plan.retry import Operation
 from aiockpt.s3.bulk import Payload
@@ -216,7 +216,8 @@ class OutgoingObject:
         """Do what makes the object stand, with retries.
 
         A try whose answer was lost may have done it: the next one then finds the upload gone, or an object where there
-        must be none. So from the second try on these are looked into before they are believed.
+        must be none. So these are looked into before they are believed: with a PUT always, since the pool itself
+        repeats what was sent on a connection that turns out to have been closed.
         """
         tries = 0
 
@@ -226,14 +227,21 @@ class OutgoingObject:
             try:
                 return await attempt()
             except (NotFound, PreconditionFailed):
-                if tries > 1 and (info := await self._already_there(payload)) is not None:
+                repeated = tries > 1 or operation is Operation.PUT
+                if repeated and (info := await self._already_there(payload, sure=tries == 1)) is not None:
                     return info
                 raise
+            except ServiceError as error:
+                if error.status != 501 or self._replaces == ANYTHING:
+                    raise
+                logger.warning("%s: the store does not know conditional writes, writing without", self.target.uri)
+                self._replaces = ANYTHING
+                return await attempt()
 
         return await self._upload.engine.attempts(operation, attempt_or_look, stats=stats)
 
-    async def _already_there(self, payload: Payload) -> ObjectInfo | None:
-        """The object, if one of this size stands there; a small one is compared by its CRC32."""
+    async def _already_there(self, payload: Payload, *, sure: bool) -> ObjectInfo | None:
+        """The object, if it stands there already: small ones are compared by CRC32, others by size unless ``sure``."""
         client = self._upload.engine.client
         with suppress(NotFound):
             info = await client.control.head(self.target)
@@ -242,7 +250,7 @@ class OutgoingObject:
             if info.size <= MAX_BUFFERED_BYTES:
                 data, _ = await (await client.bulk(self.target.bucket)).get_whole(self.target)
                 return info if crc32(data) == payload.crc32 else None
-            return info
+            return None if sure else info
         return None
 
     def _stands(self, info: ObjectInfo) -> None:

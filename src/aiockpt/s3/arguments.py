@@ -69,12 +69,15 @@ def storage_headers(config: S3ClientConfig) -> dict[str, str]:
     return headers
 
 
+def payer(config: S3ClientConfig) -> dict[str, str]:
+    """botocore arguments for every request about a bucket."""
+    return {"RequestPayer": "requester"} if config.requester_pays else {}
+
+
 def request_arguments(config: S3ClientConfig) -> dict[str, Any]:
     """botocore arguments for every request about an object."""
     arguments = {name: config.extra_args[name] for name in _EVERY_REQUEST if name in config.extra_args}
-    if config.requester_pays:
-        arguments["RequestPayer"] = "requester"
-    return arguments
+    return arguments | payer(config)
 
 
 def storage_arguments(config: S3ClientConfig) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Every method raises ``aiockpt.errors`` only (see ``failures``), naming the objec
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,6 +16,7 @@ from aiockpt.s3.arguments import (
     condition_arguments,
     copy_arguments,
     copy_source_arguments,
+    payer,
     request_arguments,
     storage_arguments,
 )
@@ -85,29 +86,41 @@ class ControlPlane:
             answer = await client.head_bucket(Bucket=bucket)
         return str(answer["ResponseMetadata"].get("HTTPHeaders", {}).get("x-amz-bucket-region", ""))
 
-    async def list_objects(self, prefix: ObjectId, delimiter: str = "") -> AsyncIterator[ListedObject | str]:
-        """Objects whose key starts with ``prefix.key``, in key order, and common prefixes as ``str``."""
-        async for page in self._pages("list_objects_v2", prefix, Prefix=prefix.key, Delimiter=delimiter):
-            for row in page.get("CommonPrefixes", ()):
-                yield row["Prefix"]
-            for row in page.get("Contents", ()):
-                yield ListedObject(row["Key"], int(row["Size"]), strip_etag(row.get("ETag")), row.get("LastModified"))
+    async def list_page(self, prefix: ObjectId, delimiter: str, after: str) -> tuple[list[ListedObject | str], str]:
+        """A page of the objects whose key starts with ``prefix.key``, in key order, common prefixes as ``str``.
 
-    async def pending_uploads(self, prefix: ObjectId) -> AsyncIterator[PendingUpload]:
-        """Multipart uploads under way (or abandoned) for keys that start with ``prefix.key``."""
-        async for page in self._pages("list_multipart_uploads", prefix, Prefix=prefix.key):
-            for row in page.get("Uploads", ()):
-                yield PendingUpload(row["Key"], row["UploadId"], row.get("Initiated"))
+        ``after``: the token that came with the page before; ``""`` for the first. The token for the next page comes
+        with this one; ``""``: there is none.
+        """
+        token = {"ContinuationToken": after} if after else {}
+        with translated("LIST", prefix):
+            client = await self._session.client()
+            page = await client.list_objects_v2(
+                Bucket=prefix.bucket, Prefix=prefix.key, Delimiter=delimiter, **token, **payer(self._config)
+            )
+        rows: list[ListedObject | str] = [row["Prefix"] for row in page.get("CommonPrefixes", ())]
+        rows += [
+            ListedObject(row["Key"], int(row["Size"]), strip_etag(row.get("ETag")), row.get("LastModified"))
+            for row in page.get("Contents", ())
+        ]
+        return rows, str(page.get("NextContinuationToken", "")) if page.get("IsTruncated") else ""
 
-    async def _pages(self, operation: str, target: ObjectId, **arguments: Any) -> AsyncIterator[dict[str, Any]]:
-        client = await self._session.client()
-        pages = aiter(client.get_paginator(operation).paginate(Bucket=target.bucket, **arguments))
-        while True:
-            with translated("LIST", target):
-                page = await anext(pages, None)
-            if page is None:
-                return
-            yield page
+    async def pending_page(
+        self, prefix: ObjectId, after: tuple[str, str]
+    ) -> tuple[list[PendingUpload], tuple[str, str]]:
+        """A page of the multipart uploads under way (or abandoned) for keys that start with ``prefix.key``.
+
+        ``after``: the markers that came with the page before; empty for the first, and returned empty with the last.
+        """
+        markers = {"KeyMarker": after[0], "UploadIdMarker": after[1]} if after[0] else {}
+        with translated("LIST UPLOADS", prefix):
+            client = await self._session.client()
+            page = await client.list_multipart_uploads(
+                Bucket=prefix.bucket, Prefix=prefix.key, **markers, **payer(self._config)
+            )
+        rows = [PendingUpload(row["Key"], row["UploadId"], row.get("Initiated")) for row in page.get("Uploads", ())]
+        following = (str(page.get("NextKeyMarker", "")), str(page.get("NextUploadIdMarker", "")))
+        return rows, following if page.get("IsTruncated") and following != after else ("", "")
 
     async def delete(self, target: ObjectId) -> None:
         """Delete an object; one that does not exist counts as deleted."""

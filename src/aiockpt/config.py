@@ -34,8 +34,8 @@ class S3ClientConfig:
     """How to talk to S3. The first seven fields are the drop-in contract's; the others are aiockpt's own.
 
     Attributes:
-        throughput_target_gbps: gigabits a second that the connections should reach together; an upper bound of how
-            many connections are worth opening (see ``connection_limit``).
+        throughput_target_gbps: gigabits a second that the link should carry: decides how many requests run at once
+            to begin with; what the link gives decides from there.
         part_size: preferred size of an uploaded part and of a range request, in bytes. 5 MiB to 5 GiB, checked when a
             client is built.
         unsigned: send anonymous requests.

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiockpt.model import MiB
-from aiockpt.plan.concurrency import HOLD_WINDOWS, SETTLE_S, WINDOW_S, ConcurrencyController
+from aiockpt.plan.concurrency import HOLD_WINDOWS, SETTLE_S, WINDOW_S, ConcurrencyController, start_connections
 
 MB = 1_000_000
 TICK_S = 0.002
@@ -225,3 +225,8 @@ def test_the_limit_stays_within_its_bounds(
         else:
             controller.on_throttle(now)
         assert smallest <= controller.limit <= largest
+
+
+@pytest.mark.parametrize(("gbps", "connections"), [(10.0, 16), (0.1, 4), (100.0, 157), (1.0, 4)])
+def test_start_connections(gbps: float, connections: int) -> None:
+    assert start_connections(gbps) == connections

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Self
 
@@ -23,18 +23,14 @@ from aiockpt.engine.budget import ByteBudget
 from aiockpt.engine.crew import run_all
 from aiockpt.engine.download import Download, DownloadStats, Job, Read
 from aiockpt.engine.upload import OutgoingObject, OutgoingPart, Upload
-from aiockpt.errors import NotFound
+from aiockpt.errors import AccessDenied, NotFound
 from aiockpt.model import ANYTHING, ByteRange, GiB, ObjectId, ObjectInfo, Replaces
-from aiockpt.plan.concurrency import ConcurrencyController
+from aiockpt.plan.concurrency import ConcurrencyController, start_connections
 from aiockpt.plan.parts import check_part_size, copy_parts, part_bytes, part_bytes_at
 from aiockpt.plan.request_size import request_bytes
 from aiockpt.plan.retry import Backoff, Operation, RetryBudget, RetryPolicy
 from aiockpt.s3.client import S3Client
 from aiockpt.s3.control import ListedObject, PendingUpload, UploadedPart
-
-#: Connections to begin with, per direction. 4 to 16 serve a fast local link equally well, and on an S3-like link
-#: (about 90 MB/s a connection) 16 are a good step towards 10 Gbit/s; the controller moves on from there.
-START_CONNECTIONS = 16
 
 #: S3's limit of one CopyObject; larger objects are copied part by part.
 MAX_COPY_BYTES = 5 * GiB
@@ -130,9 +126,9 @@ class Engine:
         """Whether the object exists; any other trouble than its absence raises."""
         try:
             await self.head(target)
-        except NotFound as error:
-            if error.code == "NoSuchBucket":
-                raise
+        except NotFound:
+            with suppress(AccessDenied):  # to look at the bucket, which is there then
+                await self.attempts(Operation.HEAD, lambda: self.client.control.bucket_region(target.bucket))
             return False
         return True
 
@@ -269,7 +265,8 @@ class Engine:
 
     def _new_control(self) -> ConcurrencyController:
         largest = self.config.max_connections
-        return ConcurrencyController(smallest=1, largest=largest, start=min(START_CONNECTIONS, largest))
+        start = start_connections(self.config.throughput_target_gbps)
+        return ConcurrencyController(smallest=1, largest=largest, start=min(start, largest))
 
     def _on_throttle(self, operation: Operation) -> None:
         control = self.put_control if operation in {Operation.PUT, Operation.UPLOAD_PART} else self.get_control

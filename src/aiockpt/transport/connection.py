@@ -288,7 +288,7 @@ class Connection(asyncio.BufferedProtocol):
         assert self._landing is not None
         self._state = _State.LANDING
         if self._landing.copy_in(rest) < len(rest):
-            raise RemoteProtocolError("the server sent more bytes than it announced")
+            self._reusable = False  # more than was announced, as ``buffer_updated`` would find a read later
         self._landed(0)
 
     def _collect(self, kind: Framing, length: int) -> None:

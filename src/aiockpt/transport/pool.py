@@ -87,9 +87,12 @@ class ConnectionPool:
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
 
-    def _take_idle(self, endpoint: Endpoint) -> Connection | None:
+    def _refuse_closed(self) -> None:
         if self._closed:
             raise ClosedError("the connection pool is closed")
+
+    def _take_idle(self, endpoint: Endpoint) -> Connection | None:
+        self._refuse_closed()
         idle = self._idle[endpoint]
         while idle:
             connection = idle.pop()  # the last one used: least likely to have been closed
@@ -112,6 +115,7 @@ class ConnectionPool:
                 connection.abort()
 
     async def _connect(self, endpoint: Endpoint) -> Connection:
+        self._refuse_closed()  # it may be what broke the idle connection that this one is to replace
         loop = asyncio.get_running_loop()
         tls = self._tls if endpoint.scheme == "https" else None
         try:
@@ -132,6 +136,9 @@ class ConnectionPool:
         except OSError as exc:
             raise ConnectError(f"cannot connect to {endpoint}: {exc}; check the endpoint URL and the network") from exc
         self.opened += 1
+        if self._closed:
+            connection.abort()
+        self._refuse_closed()
         return connection
 
     def _watch(self) -> None:

@@ -11,7 +11,7 @@ def client_context(ca_bundle: str | None, *, verify: bool) -> ssl.SSLContext:
     """A client context that trusts ``ca_bundle`` (None: the system's authorities).
 
     Args:
-        ca_bundle: path of a PEM file or of a folder of hashed certificates.
+        ca_bundle: path of a PEM file.
         verify: False accepts any certificate; only ever on the user's explicit word.
 
     Raises:

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiockpt.transport.landing import Landing
+
+SIZES = st.lists(st.integers(0, 40), max_size=8)
+
+
+def memories(sizes: Sequence[int]) -> list[memoryview]:
+    return [memoryview(bytearray(size)) for size in sizes]
+
+
+@given(SIZES, st.data())
+def test_bytes_land_in_order_whatever_arrives(sizes: list[int], data: st.DataObject) -> None:
+    views = memories(sizes)
+    landing = Landing(views)
+    content = bytes(index % 251 + 1 for index in range(sum(sizes)))
+    assert landing.total == len(content)
+    while landing.remaining:
+        rest = content[landing.landed :]
+        if data.draw(st.booleans(), "copied"):
+            taken = landing.copy_in(memoryview(rest[: data.draw(st.integers(0, 50), "arrived")]))
+        else:
+            buffer = landing.buffer()
+            assert len(buffer)
+            taken = data.draw(st.integers(1, len(buffer)), "read")
+            taken = min(taken, len(rest))
+            buffer[:taken] = rest[:taken]
+            landing.advance(taken)
+        assert landing.landed + landing.remaining == landing.total
+        if taken == 0:
+            continue
+    assert b"".join(views) == content
+    assert len(landing.buffer()) == 0
+
+
+@given(SIZES, st.integers(0, 60))
+def test_what_does_not_fit_is_left(sizes: list[int], surplus: int) -> None:
+    landing = Landing(memories(sizes))
+    data = memoryview(bytes(sum(sizes) + surplus))
+    assert landing.copy_in(data) == sum(sizes)
+    assert landing.copy_in(data) == 0
+
+
+def test_the_buffer_is_the_memory_itself() -> None:
+    memory = bytearray(10)
+    landing = Landing([memoryview(memory)])
+    landing.advance(4)
+    assert landing.buffer().obj is memory
+    landing.buffer()[0] = 7
+    assert memory[4] == 7
+
+
+@pytest.mark.parametrize("views", [[], [memoryview(b"")]])
+def test_nothing_to_land(views: list[memoryview]) -> None:
+    landing = Landing(views)
+    assert landing.remaining == landing.total == len(landing.buffer()) == 0

@@ -1,0 +1,103 @@
+"""Training while ``dcp.async_save`` runs in a background thread: the time that the save steals from it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
+
+from bench import workload
+from bench.contenders import NULL, OURS, PEER, Contender, installed
+from bench.measure import Trial
+from bench.options import Settings, benchmark
+from bench.report import Bar, Report
+from bench.storage import open_storage
+from bench.worker import take_turns, workers
+
+STOLEN, SLOWER, SAVING, STAGING = "stolen, s/GB", "steps slower, times", "save took, s", "staging, s"
+
+#: Steps without a save, before each save, whose median is what a step takes.
+QUIET_STEPS = 100
+
+_WIDTH, _DEPTH, _BATCH = 256, 8, 64
+
+
+@dataclass
+class TrainingTrial(Trial):
+    """Steps of a small model on one thread, while the mixed tensors are saved; the argument is the URL."""
+
+    contender: Contender
+    nbytes: int
+
+    def prepare(self) -> None:  # noqa: D102
+        torch.set_num_threads(1)
+        self.contender.import_modules()
+        self._state = workload.mixed(self.nbytes)
+        self.payload_bytes = workload.size(self._state)
+        layers = [module for _ in range(_DEPTH) for module in (torch.nn.Linear(_WIDTH, _WIDTH), torch.nn.GELU())]
+        self._model = torch.nn.Sequential(*layers)
+        self._optimizer = torch.optim.AdamW(self._model.parameters())
+        self._batch = torch.rand(_BATCH, _WIDTH)
+
+    def _step(self) -> float:
+        """One training step; returns its seconds."""
+        start_s = time.perf_counter()
+        self._optimizer.zero_grad()
+        self._model(self._batch).square().mean().backward()
+        self._optimizer.step()
+        return time.perf_counter() - start_s
+
+    def run(self, url: str) -> Mapping[str, float]:  # noqa: D102
+        quiet_s = statistics.median(self._step() for _ in range(QUIET_STEPS))
+        start_s = time.perf_counter()
+        saving = dcp.async_save(
+            self._state,
+            storage_writer=self.contender.writer(url),
+            async_checkpointer_type=AsyncCheckpointerType.THREAD,
+            no_dist=True,
+        )
+        staged_s = time.perf_counter()
+        steps: list[float] = []
+        while not saving.done():  # type: ignore[union-attr]  # a future, unless a stager of one's own is given
+            steps.append(self._step())
+        saved_s = time.perf_counter()
+        saving.result()  # type: ignore[union-attr]  # likewise
+        gigabytes = self.payload_bytes / 1e9
+        return {
+            STOLEN: (sum(steps) - len(steps) * quiet_s) / gigabytes,
+            SLOWER: statistics.mean(steps) / quiet_s if steps else 1.0,
+            SAVING: saved_s - staged_s,
+            STAGING: staged_s - start_s,
+        }
+
+
+@benchmark(contenders=(OURS, PEER))
+def interference(settings: Settings) -> Report:
+    """Measure the training time that async_save in a background thread steals."""
+    report = Report("training during dcp.async_save (thread)", plotted=(STOLEN, SLOWER, SAVING))
+    with open_storage(settings.place, reserve_bytes=3 * settings.nbytes) as storage:
+        trials = {
+            name: TrainingTrial(one, settings.nbytes)
+            for name, one in installed([*settings.contenders, NULL]).items()
+        }
+        with workers(trials, storage.environ) as started:
+            url = storage.url("trained")
+            results = take_turns(
+                {name: partial(worker.measure, url) for name, worker in started.items()}, rounds=settings.rounds
+            )
+    for name, samples in results.items():
+        report.add(name, "", {column: [one.notes[column] for one in samples] for column in samples[0].notes})
+    report.bars.append(
+        Bar.at_most(f"training time stolen beside {PEER}", 1 / 6, report.ratio((OURS, ""), (PEER, ""), STOLEN))
+    )
+    report.remarks.append(
+        "Stolen: what the steps during the save took above as many undisturbed ones (their median). The copy that "
+        "async_save makes before it returns (staging) is DCP's own, and not in it; the server takes CPU of the same machine."
+    )
+    return report

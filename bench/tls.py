@@ -1,0 +1,56 @@
+"""Load and save over TLS."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import click
+
+from bench import transfer
+from bench.contenders import BARE, OURS, PEER
+from bench.options import Settings, benchmark
+from bench.report import Bar, Report
+from bench.storage import open_storage
+from bench.transfer import CPU, GB_S
+
+
+@benchmark(contenders=(OURS, PEER))
+def tls(settings: Settings) -> Report:
+    """Measure load and save over TLS, with a certificate made for the occasion."""
+    report = Report("over TLS", plotted=(GB_S, CPU))
+    with tempfile.TemporaryDirectory() as folder:
+        files = issue_certificate(Path(folder))
+        with open_storage(settings.place, reserve_bytes=4 * settings.nbytes, tls=files) as storage:
+            shared = (storage, settings.nbytes, settings.contenders, (1,), settings.rounds)
+            loads, saves = transfer.load_rounds(*shared), transfer.save_rounds(*shared)
+    transfer.add_rows(report, {(name, "load"): observed for (name, _), observed in loads.items()})
+    transfer.add_rows(report, {(name, "save"): observed for (name, _), observed in saves.items()})
+    for what in ("load", "save"):
+        ours = (OURS, what)
+        report.bars += [
+            Bar.at_most(f"{what} over TLS: CPU beside {PEER}", 1 / 2, report.ratio(ours, (PEER, what), CPU)),
+            Bar.at_least(f"{what} over TLS: GB/s beside the bare loop", 0.8, report.ratio(ours, (BARE, what), GB_S)),
+        ]
+    report.remarks.append("The bare loop is one thread, which encrypts or decrypts everything: its GB/s is that limit.")
+    return report
+
+
+def issue_certificate(folder: Path) -> tuple[str, str, str]:
+    """A certificate for 127.0.0.1: paths of its chain, its key, and the authority that clients must trust.
+
+    Raises:
+        ClickException: trustme is not installed.
+    """
+    try:
+        import trustme  # noqa: PLC0415  # optional
+    except ImportError as exc:
+        raise click.ClickException("this benchmark needs trustme: pip install trustme") from exc
+    chain, key, authority = (str(folder / name) for name in ("chain.pem", "key.pem", "authority.pem"))
+    made = trustme.CA()
+    leaf = made.issue_cert("127.0.0.1", "localhost")
+    leaf.private_key_pem.write_to_path(key)
+    made.cert_pem.write_to_path(authority)
+    for blob in leaf.cert_chain_pems:
+        blob.write_to_path(chain, append=True)
+    return chain, key, authority

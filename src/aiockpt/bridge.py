@@ -17,13 +17,16 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import uvloop
 
 from aiockpt.errors import ClosedError, WrongThreadError
 
 T = TypeVar("T")
+
+_STOPPED = "aiockpt's loop thread has stopped: the interpreter is shutting down"
+_FORKED = "this process was forked while the call was under way, which goes on in the parent only: call again"
 
 #: Seconds that a resource stays open after its last lease: a warm engine saves the next call 0.1 s of client building,
 #: an idle one holds a few connections that the server will close anyway.
@@ -40,14 +43,22 @@ class Call(Generic[T]):
         self._bridge = bridge
         self._work = work
         self._outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
-        self._task: asyncio.Task[T]
-        bridge.call_soon(self._begin)
+        self._task: asyncio.Task[T] | None = None
+        bridge.expect(self)
 
-    def _begin(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._work())
+    def begin(self) -> None:
+        """Start the work, unless nobody would see it through; on the loop thread."""
+        if self._bridge.is_stopping:
+            self.lose()
+            return
+        self._task = asyncio.get_running_loop().create_task(self._perform())
         self._task.add_done_callback(self._end)
 
+    async def _perform(self) -> T:
+        return await self._work()  # called in here, so that whatever it raises is an outcome
+
     def _end(self, task: asyncio.Task[T]) -> None:
+        self._bridge.forget(self)
         if task.cancelled():
             self._outcome.cancel()
             self._outcome.set_running_or_notify_cancel()
@@ -57,7 +68,13 @@ class Call(Generic[T]):
             self._outcome.set_result(task.result())
 
     def result(self) -> T:
-        """Wait for the outcome; an interruption of the wait (Ctrl-C) cancels the work and waits for its end."""
+        """Wait for the outcome; an interruption of the wait (Ctrl-C) cancels the work and waits for its end.
+
+        Raises:
+            WrongThreadError: called on the loop thread.
+            ClosedError: the work was cancelled, or there is no loop thread any more.
+        """
+        self._bridge.refuse_own_thread()
         try:
             return self._outcome.result()
         except concurrent.futures.CancelledError:
@@ -75,14 +92,32 @@ class Call(Generic[T]):
 
     def cancel(self) -> None:
         """Cancel the work; ``wait`` tells when it has ended."""
-        self._bridge.call_soon(self._cancel_task)  # runs after _begin, which was called soon before it
+        with suppress(ClosedError):  # no loop, no work
+            self._bridge.call_soon(self._cancel_task)  # runs after ``begin``, which was called soon before it
 
     def _cancel_task(self) -> None:
-        self._task.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until the work has ended, however; False if it has not within ``timeout_s``."""
+        """Wait until the work has ended, however; False if it has not within ``timeout_s``.
+
+        On the loop thread, where the garbage collector may have brought us, it does not wait.
+        """
+        if self._bridge.is_own_thread:
+            return self.done
         return bool(concurrent.futures.wait([self._outcome], timeout_s).done)
+
+    def lose(self) -> None:
+        """There is no loop to bring an outcome: let whoever waits go on."""
+        self._bridge.forget(self)
+        if not self._outcome.done():
+            self._outcome.set_exception(ClosedError(_STOPPED))
+
+    def lose_in_child(self) -> None:
+        """Likewise after a fork; the lock of the former outcome may be held by a thread that is not there."""
+        self._outcome = concurrent.futures.Future()
+        self._outcome.set_exception(ClosedError(_FORKED))
 
 
 class _Resource:
@@ -104,9 +139,14 @@ class _Resource:
             if self._value.done():
                 raise
             self._value.set_exception(error)
+            self._value.exception()  # retrieved: those who waited for it may have been cancelled
 
-    async def value(self) -> Any:
-        return await asyncio.shield(self._value)
+    async def opened(self) -> None:
+        await asyncio.shield(self._value)
+
+    @property
+    def value(self) -> Any:
+        return self._value.result()
 
     def close(self) -> None:
         self._close.set()
@@ -116,13 +156,13 @@ class Bridge:
     """The loop thread and what is leased on it. Get the process's own with ``get_bridge``."""
 
     def __init__(self) -> None:
-        self._started = threading.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event
+        self._loop = uvloop.new_event_loop()
+        self._stop = asyncio.Event()
         self._resources: dict[Hashable, _Resource] = {}
+        self._calls: set[Call[Any]] = set()  # those that have not ended
+        self._forked = False
         self._thread = threading.Thread(target=self._run, name="aiockpt-loop", daemon=True)
         self._thread.start()
-        self._started.wait()
 
     def start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Call[T]:
         """Start ``work()`` on the loop thread, without waiting."""
@@ -135,25 +175,30 @@ class Bridge:
             WrongThreadError: called on the loop thread.
             ClosedError: the loop thread has stopped.
         """
-        self._refuse_own_thread()
+        self.refuse_own_thread()
         return self.start(work).result()
 
     def call_soon(self, callback: Callable[..., object], *args: Any) -> None:
-        """Have ``callback(*args)`` called on the loop thread, which it must not block."""
+        """Have ``callback(*args)`` called on the loop thread, which it must not block.
+
+        Raises:
+            ClosedError: the loop thread has stopped, or is that of the process that this one was forked from.
+        """
+        if self._forked:
+            raise ClosedError(_FORKED)
         try:
-            assert self._loop is not None
             self._loop.call_soon_threadsafe(callback, *args)
         except RuntimeError as exc:
-            raise ClosedError("aiockpt's loop thread has stopped: the interpreter is shutting down") from exc
+            raise ClosedError(_STOPPED) from exc
 
     @asynccontextmanager
     async def hold(self, key: Hashable, factory: Callable[[], AbstractAsyncContextManager[T]]) -> AsyncIterator[T]:
         """As ``lease``, for work that already runs on the loop thread."""
-        value = await self._acquire(key, factory)
+        resource = await self._acquire(key, factory)
         try:
-            yield value
+            yield resource.value
         finally:
-            self._give_back(key)
+            self._give_back(key, resource)
 
     @contextmanager
     def lease(self, key: Hashable, factory: Callable[[], AbstractAsyncContextManager[T]]) -> Iterator[T]:
@@ -161,37 +206,76 @@ class Bridge:
 
         What is yielded lives on the loop thread: use it through ``run`` and ``start`` only.
         """
-        value = self.run(lambda: self._acquire(key, factory))
+        resource = self.run(lambda: self._acquire(key, factory))
         try:
-            yield value
+            yield resource.value
         finally:
             with suppress(ClosedError):
-                self.call_soon(self._give_back, key)
+                self.call_soon(self._give_back, key, resource)
 
     def close(self) -> None:
         """Cancel what runs, close what is leased, stop the thread. Idempotent; callable from any other thread."""
-        self._refuse_own_thread()
+        self.refuse_own_thread()
         if self._thread.is_alive():
             with suppress(ClosedError):
                 self.call_soon(self._stop.set)
             self._thread.join(EXIT_TIMEOUT_S)
 
-    def _refuse_own_thread(self) -> None:
-        if threading.current_thread() is self._thread:
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the loop thread winds up."""
+        return self._stop.is_set()
+
+    @property
+    def is_own_thread(self) -> bool:
+        """Whether this is the loop thread."""
+        return threading.current_thread() is self._thread
+
+    def refuse_own_thread(self) -> None:
+        """Refuse a blocking call on the loop thread.
+
+        Raises:
+            WrongThreadError: this is it.
+        """
+        if self.is_own_thread:
             raise WrongThreadError(
                 "a blocking call on aiockpt's own loop thread would wait for itself: call it from another thread"
             )
 
+    def expect(self, call: Call[Any]) -> None:
+        """Have a call begun, and remember it until ``forget``, to end its wait should the loop go before it.
+
+        Raises:
+            ClosedError: as ``call_soon``.
+        """
+        self._calls.add(call)
+        try:
+            self.call_soon(call.begin)
+        except ClosedError:
+            self.forget(call)
+            raise
+
+    def forget(self, call: Call[Any]) -> None:
+        """The call has ended."""
+        self._calls.discard(call)
+
+    def forget_in_child(self) -> None:
+        """In a forked child: the loop is the parent's, so all calls are lost and no other can be made."""
+        self._forked = True
+        for call in list(self._calls):
+            call.lose_in_child()
+
     # ---- on the loop thread
 
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self._main())
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._main())
+        finally:
+            for call in list(self._calls):  # those that the loop ended without
+                call.lose()
 
     async def _main(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
-        self._started.set()
         await self._stop.wait()
         hosts = {resource.task for resource in self._resources.values()}
         others = asyncio.all_tasks() - hosts - {asyncio.current_task()}
@@ -202,7 +286,7 @@ class Bridge:
             resource.close()
         await asyncio.gather(*hosts, return_exceptions=True)
 
-    async def _acquire(self, key: Hashable, factory: Callable[[], AbstractAsyncContextManager[T]]) -> T:
+    async def _acquire(self, key: Hashable, factory: Callable[[], AbstractAsyncContextManager[Any]]) -> _Resource:
         resource = self._resources.get(key)
         if resource is None or resource.task.done():
             resource = self._resources[key] = _Resource(factory)
@@ -211,13 +295,13 @@ class Bridge:
             resource.closing.cancel()
             resource.closing = None
         try:
-            return cast("T", await resource.value())
+            await resource.opened()
         except BaseException:
-            self._give_back(key)
+            self._give_back(key, resource)
             raise
+        return resource
 
-    def _give_back(self, key: Hashable) -> None:
-        resource = self._resources[key]
+    def _give_back(self, key: Hashable, resource: _Resource) -> None:
         resource.leases -= 1
         if not resource.leases:
             resource.closing = asyncio.get_running_loop().call_later(LINGER_S, self._expire, key, resource)
@@ -256,6 +340,7 @@ def _forget_after_fork() -> None:
     global _bridge, _lock  # noqa: PLW0603  # see get_bridge
     _lock = threading.Lock()
     if _bridge is not None:
+        _bridge.forget_in_child()
         _left_to_parent.append(_bridge)
         _bridge = None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 
 import click
@@ -44,7 +43,6 @@ class Benchmarks(click.Group):
 @click.command(cls=Benchmarks, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Measure aiockpt beside its peers, against the local endpoint or a bucket of yours."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the processes share the machine's cores with the server
 
 
 if __name__ == "__main__":

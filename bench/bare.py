@@ -196,7 +196,8 @@ class BareSave(Trial):
         self._client = new_client()
         # one stretch of memory of the same size: gathering small tensors into parts is the contenders' business
         self.payload_bytes = workload.size(workload.mixed(self.nbytes))
-        self._memory = memoryview(torch.randint(256, (self.payload_bytes,), dtype=torch.uint8).numpy())
+        self._tensor = torch.randint(256, (self.payload_bytes,), dtype=torch.uint8)
+        self._memory = workload.memory_of(self._tensor)
 
     def before(self, url: str) -> None:  # noqa: D102
         bucket, prefix = split_url(url)

@@ -83,8 +83,7 @@ def interference(settings: Settings) -> Report:
     report = Report("training during dcp.async_save (thread)", plotted=(STOLEN, SLOWER, SAVING))
     with open_storage(settings.place, reserve_bytes=3 * settings.nbytes) as storage:
         trials = {
-            name: TrainingTrial(one, settings.nbytes)
-            for name, one in installed([*settings.contenders, NULL]).items()
+            name: TrainingTrial(one, settings.nbytes) for name, one in installed([*settings.contenders, NULL]).items()
         }
         with workers(trials, storage.environ) as started:
             url = storage.url("trained")
@@ -98,6 +97,6 @@ def interference(settings: Settings) -> Report:
     )
     report.remarks.append(
         "Stolen: what the steps during the save took above as many undisturbed ones (their median). The copy that "
-        "async_save makes before it returns (staging) is DCP's own, and not in it; the server takes CPU of the same machine."
+        "async_save makes before it returns (staging) is DCP's own, and not in it. The server is on the same machine."
     )
     return report

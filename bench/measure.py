@@ -46,17 +46,17 @@ class Trial(ABC):
 
     payload_bytes = 0
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027  # nothing, for most
         """What is done once, unmeasured: imports, tensors."""
 
-    def before(self, *args: Any) -> None:
+    def before(self, *args: Any) -> None:  # noqa: B027  # nothing, for most
         """What is done before each measurement."""
 
     @abstractmethod
     def run(self, *args: Any) -> Mapping[str, float] | None:
         """The work. What it returns is noted in the sample."""
 
-    def after(self, *args: Any) -> None:
+    def after(self, *args: Any) -> None:  # noqa: B027  # nothing, for most
         """What is done after each measurement: checks."""
 
 

@@ -74,7 +74,9 @@ def benchmark(
                 help="Repeatable; those that are not installed are left out.",
             ),
             click.option("--bucket", default="", help="Yours; by default a local endpoint is started."),
-            click.option("--prefix", default="", help="Of keys in your bucket; what is written there is deleted again."),
+            click.option(
+                "--prefix", default="", help="Of keys in your bucket; what is written there is deleted again."
+            ),
             click.option("--region", default="us-east-1", show_default=True, help="Of your bucket."),
             click.option("--endpoint-url", help="Of another service than AWS."),
             click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write results."),

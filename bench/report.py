@@ -159,7 +159,7 @@ def hardware() -> str:
         memory = f", {int(_MEMINFO.read_text().split()[1]) / 1e6:.0f} GB"
     load = os.getloadavg()[0]
     return (
-        f"{os.cpu_count()} × {model}{memory}, {platform.system()} {platform.release()}, "
+        f"{os.cpu_count()} cores of {model}{memory}, {platform.system()} {platform.release()}, "
         f"Python {platform.python_version()}, torch {torch.__version__}, load average {load:.1f}"
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import click
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -92,15 +93,18 @@ def group(contender: Contender, nbytes: int, ranks: int, dimension: int, folder:
     return {rank: RankTrial(contender, nbytes, rank, ranks, dimension, meeting) for rank in range(ranks)}
 
 
+@click.option(
+    "--dimension", "dimensions", multiple=True, type=int, default=DIMENSIONS, show_default=True, help="Repeatable."
+)
 @benchmark(size_gb=0.3, rounds=2)
-def reshard(settings: Settings) -> Report:
+def reshard(settings: Settings, *, dimensions: tuple[int, ...]) -> Report:
     """Count the bytes that ranks fetch when they need slices of what was saved."""
     report = Report("resharding", plotted=(FETCHED, SECONDS))
     with (
         tempfile.TemporaryDirectory() as folder,
         open_storage(settings.place, reserve_bytes=2 * settings.nbytes) as storage,
     ):
-        for dimension in DIMENSIONS:
+        for dimension in dimensions:
             for saved, loading in CASES:
                 variant = f"dim {dimension}: {saved if saved > 1 else 'whole'} → {loading}"
                 results = _case(settings, storage, saved, loading, dimension, folder)

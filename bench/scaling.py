@@ -32,6 +32,8 @@ def scaling(settings: Settings, *, sizes_gb: str) -> Report:
         extras = [report.worst(OURS, f"{what} {size:g} GB", EXTRA) for size in sizes]
         report.bars.append(Bar.at_most(f"{what}: most extra memory at any size, MiB", 64, max(extras)))
         report.bars.append(
-            Bar.at_most(f"{what}: extra memory of the largest above that of the smallest, MiB", 16, extras[-1] - extras[0])
+            Bar.at_most(
+                f"{what}: extra memory of the largest above that of the smallest, MiB", 16, extras[-1] - extras[0]
+            )
         )
     return report

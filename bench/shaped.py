@@ -29,7 +29,7 @@ def shaped(settings: Settings, *, latency_s: float, connection_mb_s: float, tota
     """Measure load and save over a link like S3's (local endpoint only)."""
     shape = Shape(latency_s, connection_mb_s * 1e6, total_gb_s * 1e9)
     report = Report(
-        f"{latency_s * 1e3:.0f} ms to the first byte, {connection_mb_s:.0f} MB/s a connection, {total_gb_s} GB/s in all",
+        f"{latency_s * 1e3:.0f} ms first byte, {connection_mb_s:.0f} MB/s a connection, {total_gb_s} GB/s in all",
         plotted=(GB_S,),
     )
     connections = round(HEADROOM * total_gb_s * 1e3 / connection_mb_s)
@@ -45,9 +45,10 @@ def shaped(settings: Settings, *, latency_s: float, connection_mb_s: float, tota
             Bar.at_least(f"{what}: share of the link's bandwidth", 0.9, reached and reached / total_gb_s),
             Bar.at_least(f"{what}: GB/s beside the bare loop", 0.9, report.ratio((OURS, what), (BARE, what), GB_S)),
         ]
+    gigabytes = settings.nbytes / 1e9
     report.remarks.append(
-        f"The link passes {settings.nbytes / 1e9:.1f} GB in {settings.nbytes / total_gb_s / 1e9:.2f} s; each request that "
-        f"must wait for another one's answer adds {latency_s * 1e3:.0f} ms. The bare loop has {connections} connections "
-        "and its uploads are begun and its URLs signed beforehand."
+        f"The link passes {gigabytes:.1f} GB in {gigabytes / total_gb_s:.2f} s; a request that must wait for another "
+        f"one's answer adds {latency_s * 1e3:.0f} ms. The bare loop has {connections} connections; its uploads are "
+        "begun, and its URLs signed, beforehand."
     )
     return report

@@ -33,7 +33,7 @@ class SmallTrial(Trial):
         self.contender.import_modules()
         self._state: workload.State = {}
 
-    def before(self, what: str, url: str, count: int) -> None:  # noqa: ARG002, D102
+    def before(self, what: str, url: str, count: int) -> None:  # noqa: D102
         self._state = workload.small(count)
         self._crcs = workload.crcs(self._state)
         self.payload_bytes = workload.size(self._state)
@@ -71,7 +71,9 @@ def small(settings: Settings, *, counts: str) -> Report:
                 1 / 8,
                 report.ratio((OURS, variant), (PEER, variant), ADDED),
             ),
-            Bar.at_most(f"{what}: added per tensor, {numbers[-1]} beside {compared}", 1.2, _flatness(numbers, each, compared)),
+            Bar.at_most(
+                f"{what}: added per tensor, {numbers[-1]} beside {compared}", 1.2, _flatness(numbers, each, compared)
+            ),
         ]
     return report
 

@@ -84,7 +84,12 @@ def label(objects: int) -> str:
 
 
 def load_rounds(
-    storage: Storage, nbytes: int, contenders: Sequence[str], objects: Sequence[int], rounds: int, *,
+    storage: Storage,
+    nbytes: int,
+    contenders: Sequence[str],
+    objects: Sequence[int],
+    rounds: int,
+    *,
     bare: BareLoad | None = None,
 ) -> dict[tuple[str, str], list[Observed]]:
     """Rounds of ``dcp.load`` by all contenders, and of the bare receive loop, by (contender, variant)."""
@@ -101,7 +106,12 @@ def load_rounds(
 
 
 def save_rounds(
-    storage: Storage, nbytes: int, contenders: Sequence[str], objects: Sequence[int], rounds: int, *,
+    storage: Storage,
+    nbytes: int,
+    contenders: Sequence[str],
+    objects: Sequence[int],
+    rounds: int,
+    *,
     bare: BareSave | None = None,
 ) -> dict[tuple[str, str], list[Observed]]:
     """Rounds of ``dcp.save`` by all contenders, over one another, and of the bare send loop."""

@@ -13,8 +13,8 @@ from typing import Any, Self, TypeVar
 
 from bench.measure import Sample, Trial, measure
 
-#: Imported once, for all workers: each of them would take seconds for it. Peers are not among them, nor is aiockpt.
-_PRELOADED = ["torch.distributed.checkpoint", "torch.distributed.tensor"]
+#: Imported once, for all workers: each would take seconds for it (torch imports _dynamo late). No contender is here.
+_PRELOADED = ["torch.distributed.checkpoint", "torch.distributed.tensor", "torch._dynamo"]
 
 Key = TypeVar("Key", bound=Hashable)
 T = TypeVar("T")
@@ -48,7 +48,8 @@ class Worker:
     def measure(self, *args: Any) -> Sample:
         """Measure the trial once."""
         self.start(*args)
-        return self.finish()
+        sample: Sample = self.finish()
+        return sample
 
     def start(self, *args: Any) -> None:
         """Begin a measurement, without waiting for it."""
@@ -122,5 +123,5 @@ def _serve(pipe: Connection, trial: Trial, environ: dict[str, str]) -> None:
             pipe.send(measure(trial, *pipe.recv()))
     except EOFError:
         pass
-    except Exception:  # noqa: BLE001  # told to the parent
+    except BaseException:  # noqa: BLE001  # told to the parent; DCP's exceptions are no Exceptions
         pipe.send(TrialFailed(traceback.format_exc()))

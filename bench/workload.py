@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
+from aiockpt.archive.torchsave import storage_view
 from aiockpt.crc import crc32
 
 State = dict[str, torch.Tensor]
@@ -55,7 +56,12 @@ def size(state: Mapping[str, torch.Tensor]) -> int:
 
 def crcs(state: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """CRC32 of each tensor's bytes, to see whether they came back."""
-    return {name: crc32(memoryview(tensor.reshape(-1).view(torch.uint8).numpy())) for name, tensor in state.items()}
+    return {name: crc32(memory_of(tensor)) for name, tensor in state.items()}
+
+
+def memory_of(tensor: torch.Tensor) -> memoryview:
+    """The bytes of a tensor, as they are in memory; the caller keeps the tensor alive."""
+    return storage_view(tensor.detach())
 
 
 def wipe(state: Mapping[str, torch.Tensor]) -> None:

@@ -1,0 +1,8 @@
+"""Makes ``bench`` importable: it is not installed, but run from the repository."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))

@@ -14,9 +14,7 @@ from aiockpt.archive.safetensors import DTYPES, build_header, data_offset, file_
 from aiockpt.archive.surprise import Surprise
 
 _SHAPES = st.lists(st.integers(0, 4), max_size=4).map(tuple)
-_NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(
-    lambda name: name != "__metadata__"
-)
+_NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(lambda name: name != "__metadata__")
 _DTYPES = st.sampled_from(sorted(DTYPES.values(), key=str))
 _TENSORS = st.dictionaries(_NAMES, st.tuples(_DTYPES, _SHAPES), max_size=8)
 
@@ -87,9 +85,7 @@ MALFORMED = {
     "no UTF-8": _raw(b'{"\xff":1}'),
     "deep": _raw(b'{"a":' + b"[" * 100_000),
     "long number": _raw(b'{"a":' + b"9" * 5000 + b"}"),
-    "name twice": _raw(
-        b'{"a":' + json.dumps(_entry()).encode() + b',"a":' + json.dumps(_entry()).encode() + b"}"
-    ),
+    "name twice": _raw(b'{"a":' + json.dumps(_entry()).encode() + b',"a":' + json.dumps(_entry()).encode() + b"}"),
     "metadata numbers": _raw(b'{"__metadata__":{"a":1}}'),
     "metadata list": _raw(b'{"__metadata__":[]}'),
 } | {

@@ -96,9 +96,7 @@ def test_other_dialects_are_read(write: Callable[[torch.Tensor], bytes], shape: 
     tensor = tensor_of(torch.float32, shape).nan_to_num()
     item = write(tensor)
     assert _payload(item, tensor) == bytes(storage_view(tensor))
-    assert _confirm(item, torch.float32, shape) == (
-        None if write is _without_crc else crc32(storage_view(tensor))
-    )
+    assert _confirm(item, torch.float32, shape) == (None if write is _without_crc else crc32(storage_view(tensor)))
 
 
 def test_an_item_that_torch_saved_to_a_path(tmp_path: Path) -> None:

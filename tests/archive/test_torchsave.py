@@ -4,6 +4,7 @@ import gc
 import io
 import mmap
 import zipfile
+from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, cast
 
 import pytest
@@ -14,7 +15,14 @@ from torch_items import DTYPES, SHAPES, saved_by_torch, saved_by_us, tensor_of
 
 from aiockpt.archive import torchsave
 from aiockpt.archive.frame import frame_of
-from aiockpt.archive.torchsave import CapturedFrame, framable, frame, item_nbytes, storage_view
+from aiockpt.archive.torchsave import (
+    CapturedFrame,
+    framable,
+    frame,
+    item_nbytes,
+    row_major_frame,
+    storage_view,
+)
 from aiockpt.crc import crc32
 
 if TYPE_CHECKING:
@@ -32,9 +40,7 @@ def test_items_are_byte_for_byte_those_of_torch(dtype: torch.dtype) -> None:
 
 
 @given(st.lists(st.integers(0, 7), max_size=6), st.randoms(use_true_random=False), st.booleans())
-def test_any_layout_of_a_dense_tensor_is_written_as_torch_writes_it(
-    shape: list[int], rng: object, grad: bool
-) -> None:
+def test_any_layout_of_a_dense_tensor_is_written_as_torch_writes_it(shape: list[int], rng: object, grad: bool) -> None:
     order = list(range(len(shape)))
     rng.shuffle(order)  # type: ignore[attr-defined]
     tensor = tensor_of(torch.float32, tuple(shape)).permute(order).requires_grad_(grad)
@@ -50,9 +56,7 @@ def test_every_residue_of_the_payload_length(nbytes: int) -> None:
 
 def test_a_payload_that_looks_like_a_descriptor_differs_in_the_fingerprint_only() -> None:
     tensor = torch.frombuffer(bytearray(b"PK\x07\x08" + bytes(60)), dtype=torch.uint8).clone()
-    ours, theirs = (
-        zipfile.ZipFile(io.BytesIO(item)) for item in (saved_by_us(tensor), saved_by_torch(tensor))
-    )
+    ours, theirs = (zipfile.ZipFile(io.BytesIO(item)) for item in (saved_by_us(tensor), saved_by_torch(tensor)))
     assert ours.testzip() is None
     different = [name for name in theirs.namelist() if ours.read(name) != theirs.read(name)]
     assert different == ["archive/.data/serialization_id"]
@@ -127,9 +131,7 @@ def test_items_around_and_above_4_gib_have_torchs_zip64_fields(nbytes: int) -> N
 
 
 NOT_FRAMABLE = {
-    "a view of a larger storage": lambda: torch.zeros(8)[:4],
-    "an offset": lambda: torch.zeros(8)[4:],
-    "an empty view of a storage": lambda: torch.zeros(8)[:0],
+    "scattered": lambda: torch.zeros(8)[::2],
     "expanded": lambda: torch.zeros(1).expand(4),
     "a parameter": lambda: torch.nn.Parameter(torch.zeros(2)),
     "a subclass": lambda: torch.Tensor._make_subclass(type("Sub", (torch.Tensor,), {}), torch.zeros(2)),
@@ -146,6 +148,50 @@ NOT_FRAMABLE = {
 @pytest.mark.filterwarnings("ignore")
 def test_other_tensors_are_not_framable(make: object) -> None:
     assert not framable(make())  # type: ignore[operator]
+
+
+VIEWS = {
+    "the start of a storage": lambda: torch.arange(8.0)[:4],
+    "an offset": lambda: torch.arange(8.0)[4:],
+    "an empty view of a storage": lambda: torch.arange(8.0)[:0],
+    "transposed rows": lambda: torch.arange(24.0).reshape(6, 4)[1:4].t(),
+}
+
+
+def as_saved_alone(view: torch.Tensor) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(view.clone(memory_format=torch.preserve_format), buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("make", VIEWS.values(), ids=VIEWS.keys())
+def test_a_dense_view_is_written_without_what_lies_around_it(make: Callable[[], torch.Tensor]) -> None:
+    view = make()
+    assert framable(view)
+    payload = storage_view(view)
+    surround = frame(view)
+    assert surround.head + bytes(payload) + surround.tail(crc32(payload)) == as_saved_alone(view)
+
+
+@pytest.mark.usefixtures("fresh_forms", "aligned_to_128")
+@pytest.mark.parametrize("make", VIEWS.values(), ids=VIEWS.keys())
+def test_a_dense_view_is_written_alone_in_torchs_own_words_too(make: Callable[[], torch.Tensor]) -> None:
+    view = make()
+    surround = frame(view)
+    item = surround.head + bytes(storage_view(view)) + surround.tail(0)
+    assert item == as_saved_alone(view)
+
+
+def test_row_major_frames_fit_copies_of_scattered_tensors() -> None:
+    tensor = torch.arange(24.0).reshape(4, 6)[:, ::2]
+    surround, of_copy = row_major_frame(tensor), frame(tensor.contiguous())
+    assert surround is not None
+    assert (surround.head, surround.tail(7)) == (of_copy.head, of_copy.tail(7))
+
+
+@pytest.mark.usefixtures("fresh_forms", "aligned_to_128")
+def test_no_row_major_frame_where_torch_has_to_write() -> None:
+    assert row_major_frame(torch.zeros(3)) is None
 
 
 def test_a_tensor_with_attributes_is_not_framable() -> None:

@@ -25,9 +25,7 @@ SHAPES = [
 def tensor_of(dtype: torch.dtype, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
     nbytes = prod(shape) * dtype.itemsize
     generator = torch.Generator().manual_seed(seed)
-    raw = torch.randint(
-        0, 2 if dtype is torch.bool else 256, (nbytes,), dtype=torch.uint8, generator=generator
-    )
+    raw = torch.randint(0, 2 if dtype is torch.bool else 256, (nbytes,), dtype=torch.uint8, generator=generator)
     return raw.view(dtype).reshape(shape)
 
 

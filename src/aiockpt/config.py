@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from aiockpt.errors import ConfigError
 from aiockpt.model import KiB, MiB
@@ -81,7 +82,7 @@ class S3ClientConfig:
     backoff_base_s: float = 0.05
     backoff_cap_s: float = 20.0
     checksum: ChecksumPolicy = "crc32"
-    extra_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    extra_args: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)  # may hold a customer's key
 
     def __post_init__(self) -> None:
         if self.requester_pays and self.unsigned:
@@ -115,19 +116,28 @@ class S3ClientConfig:
         for name in ("max_attempts", "max_connections", "memory_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("connect_timeout_s", "stall_timeout_s"):
+        for name in ("throughput_target_gbps", "connect_timeout_s", "stall_timeout_s", "operation_timeout_s"):
             value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise ConfigError(f"{name} must be a positive number of seconds, got {value}")
-        if self.endpoint_url is not None and not self.endpoint_url.startswith(("http://", "https://")):
-            raise ConfigError(f"endpoint_url must start with http:// or https://, got {self.endpoint_url!r}")
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ConfigError(f"{name} must be a positive number, got {value}")
+        for name in ("max_gap_bytes", "backoff_base_s", "backoff_cap_s"):
+            value = getattr(self, name)
+            if not (value >= 0 and math.isfinite(value)):
+                raise ConfigError(f"{name} must be a number from 0 on, got {value}")
+        if self.addressing_style not in (None, *get_args(AddressingStyle)):
+            raise ConfigError(f"addressing_style must be one of {get_args(AddressingStyle)}, or None")
+        if self.endpoint_url is not None:
+            parts = urlsplit(self.endpoint_url)
+            if parts.scheme not in {"http", "https"} or not parts.hostname:
+                raise ConfigError(f"endpoint_url must be http://host or https://host, got {self.endpoint_url!r}")
 
     @property
     def cache_key(self) -> tuple[Any, ...]:
-        """Equal for configurations that can share one engine."""
+        """Equal for configurations that can share one engine, botocore's own in the environment included."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         values["extra_args"] = repr(sorted(self.extra_args.items()))
-        return tuple(values.values())
+        environment = sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
+        return (*values.values(), *environment)
 
 
 def has_custom_endpoint(config: S3ClientConfig) -> bool:

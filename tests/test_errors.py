@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+
+from aiockpt import errors
+from aiockpt.errors import AiockptError, ConnectError, NotFound, RemoteProtocolError, S3Exception, ServiceError
+from aiockpt.s3.failures import WrongRegion  # noqa: F401  # a subclass, found below
+
+FIELDS: dict[str, Any] = {"status": 404, "code": "Code", "request_id": "id", "bucket": "b", "key": "k"}
+
+
+def below(cls: type[AiockptError]) -> list[type[AiockptError]]:
+    return [cls, *(found for child in cls.__subclasses__() for found in below(child))]
+
+
+CLASSES = sorted(set(below(AiockptError)), key=lambda cls: cls.__name__)
+
+
+def make(cls: type[AiockptError]) -> AiockptError:
+    return cls("it failed", **FIELDS) if issubclass(cls, ServiceError) else cls("it failed")
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("through", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepcopy])
+def test_every_error_survives_a_pickle_with_all_its_fields(cls: type[AiockptError], through: Any) -> None:
+    error = make(cls).after(3, 1.5)
+    error.region = "r"  # type: ignore[attr-defined]  # a field of one class; any would do
+    again = through(error)
+    assert type(again) is cls
+    assert again.args == error.args
+    assert str(again) == str(error)
+    assert (again.attempts, again.elapsed_s) == (3, 1.5)
+    assert again.__dict__ == error.__dict__
+    if isinstance(error, ServiceError):
+        assert {name: getattr(again, name) for name in FIELDS} == FIELDS
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_the_message_comes_as_it_is(cls: type[AiockptError]) -> None:
+    error = make(cls)
+    assert str(error) == "it failed"
+    assert str(error.after(1, 9)) == "it failed"
+    assert str(error.after(4, 2.04)) == "it failed (gave up after 4 attempts in 2.0 s)"
+
+
+def test_no_message() -> None:
+    error = ConnectError.__new__(ConnectError)
+    assert str(error) == "ConnectError"
+
+
+@pytest.mark.parametrize(
+    ("name", "kin"),
+    [
+        ("ConfigError", ValueError),
+        ("WrongThreadError", RuntimeError),
+        ("TargetMismatch", ValueError),
+        ("TransportTimeout", TimeoutError),
+        ("NotFound", FileNotFoundError),
+        ("AccessDenied", PermissionError),
+        ("RemoteProtocolError", S3Exception),
+        ("IntegrityError", S3Exception),
+        ("TransportError", S3Exception),
+        ("ServiceError", S3Exception),
+    ],
+)
+def test_errors_are_also_what_callers_catch(name: str, kin: type[BaseException]) -> None:
+    assert issubclass(getattr(errors, name), kin)
+
+
+def test_what_is_no_failure_of_the_store() -> None:
+    for name in ("ConfigError", "ClosedError", "WrongThreadError", "MetadataError", "LocalProtocolError"):
+        assert not issubclass(getattr(errors, name), S3Exception)
+    assert issubclass(RemoteProtocolError, errors.ProtocolError)
+
+
+def test_fields_have_defaults() -> None:
+    error = NotFound("gone")
+    assert (error.status, error.code, error.request_id, error.bucket, error.key) == (0, "", "", "", "")
+    assert (error.attempts, error.elapsed_s) == (0, 0.0)

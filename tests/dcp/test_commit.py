@@ -188,9 +188,7 @@ def test_a_store_without_conditional_writes_still_commits(path: str, local_endpo
 
 
 def test_a_store_that_refuses_conditional_writes_is_written_without(path: str, local_endpoint: LocalEndpoint) -> None:
-    local_endpoint.add_fault(
-        Fault(FaultKind.ERROR, operation="PutObject", status=501, code="NotImplemented", count=1)
-    )
+    local_endpoint.add_fault(Fault(FaultKind.ERROR, operation="PutObject", status=501, code="NotImplemented", count=1))
     save(path, 1)
     assert loaded(path) == 1
 
@@ -205,7 +203,14 @@ def test_survey_of_an_empty_path(local_endpoint: LocalEndpoint, local_bucket: st
 def test_survey_numbers_on_from_leftovers_of_this_prefix_only(local_bucket: str) -> None:
     store = Store(S3ClientConfig(), REGION)
     base = ObjectId(local_bucket, "left")
-    for name in ("__0_4.distcp", "__0_x.distcp", "__00_9.distcp", "__1_8.distcp", "__0_11.distcp.tmp", "__0_5/6.distcp"):
+    for name in (
+        "__0_4.distcp",
+        "__0_x.distcp",
+        "__00_9.distcp",
+        "__1_8.distcp",
+        "__0_11.distcp.tmp",
+        "__0_5/6.distcp",
+    ):
         store.put(base / name, b"x")
     found = store.run(lambda engine: survey(engine, base / ".metadata", base / "__0_"))
     assert (found.exists, found.next_number) == (False, 5)

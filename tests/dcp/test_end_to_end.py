@@ -87,14 +87,14 @@ def test_every_dtype(local: Place, dtype: torch.dtype, form: SerializationFormat
 @pytest.mark.parametrize("thread_count", [1, 3])
 def test_every_layout(local: Place, form: SerializationFormat, single_file_per_rank: bool, thread_count: int) -> None:
     state = layouts()
-    local.save(
-        state, serialization_format=form, single_file_per_rank=single_file_per_rank, thread_count=thread_count
-    )
+    local.save(state, serialization_format=form, single_file_per_rank=single_file_per_rank, thread_count=thread_count)
     assert same_bits(local.load(emptied(state)), state)
 
 
 def test_targets_of_every_layout(local: Place) -> None:
-    local.save({"w": random_tensor((8, 6, 4, 10), torch.float32), "big": random_tensor((2, 6, 300, 100), torch.float32)})
+    local.save(
+        {"w": random_tensor((8, 6, 4, 10), torch.float32), "big": random_tensor((2, 6, 300, 100), torch.float32)}
+    )
     for name, shape in (("w", (8, 6, 4, 10)), ("big", (2, 6, 300, 100))):
         stored = random_tensor(shape, torch.float32)
         targets = {
@@ -220,7 +220,12 @@ def test_partial_loads(local: Place) -> None:
 
 @pytest.mark.parametrize("kind", list(dcp.state_dict_saver.AsyncCheckpointerType))
 def test_async_save(local: Place, kind: Any, free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", str(free_port)), ("WORLD_SIZE", "1"), ("RANK", "0")):
+    for name, value in (
+        ("MASTER_ADDR", "127.0.0.1"),
+        ("MASTER_PORT", str(free_port)),
+        ("WORLD_SIZE", "1"),
+        ("RANK", "0"),
+    ):
         monkeypatch.setenv(name, value)
     torch.distributed.init_process_group("gloo")
     try:
@@ -294,7 +299,7 @@ def test_overwriting_warns_or_is_refused(local: Place) -> None:
     local.save(state)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is")
-        with pytest.warns(UserWarning, match="overwriting"):
+        with pytest.warns(UserWarning, match="overwrit"):
             dcp.save({"w": torch.ones(3)}, storage_writer=local.writer())
         with pytest.raises(CheckpointException, match="already exists"):
             dcp.save({"w": torch.ones(3)}, storage_writer=local.writer(overwrite=False))
@@ -475,9 +480,7 @@ def test_two_chunks_of_one_tensor_from_one_rank(
     local: Place, form: SerializationFormat, single_file_per_rank: bool
 ) -> None:
     state = {"w": torch.randn(400, 500), "v": torch.randn(9, 2), "s": torch.randn(3)}
-    local.save(
-        state, planner=TwoChunks(), serialization_format=form, single_file_per_rank=single_file_per_rank
-    )
+    local.save(state, planner=TwoChunks(), serialization_format=form, single_file_per_rank=single_file_per_rank)
     assert same_bits(local.load(emptied(state)), state)
 
 

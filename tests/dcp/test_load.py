@@ -181,9 +181,7 @@ def test_bits_flipped_on_the_way_are_fetched_again(
     local.save(state)
     size = len(local.get("ckpt/__0_0.distcp"))
     at = {"first byte": 0, "pickle": 100, "elements": 2000, "last byte": size - 1}[place]
-    local_endpoint.add_fault(
-        Fault(FaultKind.FLIP_BIT, operation="GetObject", key=".distcp", after_bytes=at, count=1)
-    )
+    local_endpoint.add_fault(Fault(FaultKind.FLIP_BIT, operation="GetObject", key=".distcp", after_bytes=at, count=1))
     assert same_bits(local.load(emptied(state)), state)
     assert local_endpoint.stats().faults == 1
 

@@ -157,9 +157,7 @@ def test_a_scalar_is_one_stretch() -> None:
     assert (stretch.select, stretch.start, stretch.end, stretch.dense) == ((), 0, 8, True)
 
 
-@pytest.mark.parametrize(
-    ("shape", "itemsize", "expected"), [((), 4, ()), ((3,), 4, (4,)), ((2, 3, 5), 2, (30, 10, 2))]
-)
+@pytest.mark.parametrize(("shape", "itemsize", "expected"), [((), 4, ()), ((3,), 4, (4,)), ((2, 3, 5), 2, (30, 10, 2))])
 def test_byte_strides(shape: Sequence[int], itemsize: int, expected: tuple[int, ...]) -> None:
     assert byte_strides(shape, itemsize) == expected
 

@@ -1,0 +1,92 @@
+"""Several ranks on gloo: what N ranks saved, M ranks load; where each object lies."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoints import Place
+from servers.process import free_port
+
+sys.path.insert(0, str(Path(__file__).parent / "workers"))
+
+import shards
+
+#: Forks ranks from a process that has imported torch once and has no threads: 20 ms a rank instead of some seconds.
+RANKS = multiprocessing.get_context("forkserver")
+RANKS.set_forkserver_preload(["aiockpt.dcp", "torch.distributed.fsdp", "torch.distributed.tensor"])
+
+TIMEOUT_S = 60
+
+
+def launch(place: Place, ranks: int, verb: str, name: str = "ckpt", **options: Any) -> None:
+    """Save or load with ``ranks`` processes; fails with what they have to say."""
+    shared = place.server.environ() | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(ranks),
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    outcomes, processes = [], []
+    for rank in range(ranks):
+        receiver, sender = RANKS.Pipe(duplex=False)
+        arguments = (shared | {"RANK": str(rank)}, verb, place.uri(name), options, sender)
+        process = RANKS.Process(target=shards.run_rank, args=arguments)
+        process.start()
+        sender.close()
+        outcomes.append(receiver)
+        processes.append(process)
+    try:
+        said = [outcome.recv() if outcome.poll(TIMEOUT_S) else "nothing: it hangs" for outcome in outcomes]
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+    assert said == [""] * ranks, "\n".join(said)
+
+
+def test_saved_by_two_resumed_by_one_two_and_three(local: Place) -> None:
+    launch(local, 2, "save")
+    assert local.keys("ckpt/") == ["ckpt/.metadata", "ckpt/__0_0.distcp", "ckpt/__1_0.distcp"]
+    for ranks, dim in ((1, 0), (2, 0), (3, 1)):
+        launch(local, ranks, "load", dim=dim)
+
+
+def test_saved_by_three_along_columns_resumed_by_two_along_rows(local: Place) -> None:
+    launch(local, 3, "save", dim=1, threads=2)
+    assert len(local.keys("ckpt/__")) == 6
+    launch(local, 2, "load", dim=0)
+
+
+def test_rank_local_metadata(local: Place) -> None:
+    launch(local, 2, "save", use_collectives=False)
+    assert local.keys("ckpt/") == [f"ckpt/__{rank}{end}" for rank in range(2) for end in (".metadata", "_0.distcp")]
+    launch(local, 2, "load")
+
+
+def test_every_rank_hears_what_failed(local: Place) -> None:
+    launch(local, 2, "load", expect="NotFound")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "arguments", "objects"),
+    [
+        ("HexPrefixStrategy", {"epoch_num": 4}, ["0000000000/epoch_4/__0_0", "1000000000/epoch_4/__1_0"]),
+        ("BinaryPrefixStrategy", {"min_prefix_length": 2, "prefix_count": 1}, ["00/__0_0", "00/__1_0"]),
+        ("BinaryPrefixStrategy", {"min_prefix_length": 1, "prefix_count": 5}, ["000/__0_0", "100/__1_0"]),
+        (
+            "RoundRobinPrefixStrategy",
+            {"user_prefixes": ["a", "b/c"], "epoch_num": 0},
+            ["a/epoch_0/__0_0", "b/c/epoch_0/__1_0"],
+        ),
+    ],
+)
+def test_prefix_strategies_name_the_objects(
+    local: Place, strategy: str, arguments: dict[str, Any], objects: list[str]
+) -> None:
+    launch(local, 2, "save", strategy=[strategy, arguments])
+    assert local.keys("ckpt/") == ["ckpt/.metadata", *(f"ckpt/{name}.distcp" for name in objects)]
+    launch(local, 1, "load")

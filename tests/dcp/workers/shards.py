@@ -1,0 +1,95 @@
+"""One rank of several: saves a state of sharded tensors, or loads it under another sharding and compares."""
+
+from __future__ import annotations
+
+import os
+import traceback
+import warnings
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+from aiockpt import dcp as ours
+from aiockpt.dcp import S3StorageReader, S3StorageWriter
+from aiockpt.errors import AiockptError
+
+SHAPES = {"even": (12, 64), "uneven": (7, 301), "wide": (5, 300_000), "few rows": (1, 9), "bias": (13,)}
+
+
+def tensor(name: str) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(len(name))
+    return torch.randn(SHAPES[name], generator=generator)
+
+
+def sharded(mesh: DeviceMesh, dim: int) -> dict[str, Any]:
+    placements = {name: [Shard(min(dim, len(shape) - 1))] for name, shape in SHAPES.items()}
+    state: dict[str, Any] = {name: distribute_tensor(tensor(name), mesh, placements[name]) for name in SHAPES}
+    return state | {"replicated": distribute_tensor(tensor("even"), mesh, [Replicate()]), "plain": tensor("bias")}
+
+
+def model(seed: int) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    made = torch.nn.Sequential(torch.nn.Linear(33, 50), torch.nn.ReLU(), torch.nn.Linear(50, 7))
+    for layer in made:
+        fully_shard(layer)
+    fully_shard(made)
+    return made
+
+
+def whole(value: Any) -> Any:
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def save(mesh: DeviceMesh, uri: str, options: dict[str, Any]) -> None:
+    strategy = options.get("strategy")
+    prefix_strategy = getattr(ours, strategy[0])(**strategy[1]) if strategy else None
+    writer = S3StorageWriter("us-east-1", uri, prefix_strategy=prefix_strategy, thread_count=options.get("threads", 1))
+    state = sharded(mesh, options.get("dim", 0)) | {"model": model(1).state_dict(), "step": 5}
+    dcp.save(state, storage_writer=writer, use_collectives=options.get("use_collectives", True))
+
+
+def load(mesh: DeviceMesh, uri: str, options: dict[str, Any]) -> None:
+    state = sharded(mesh, options.get("dim", 0)) | {"model": model(2).state_dict(), "step": None}
+    expected = {name: whole(value) for name, value in sharded(mesh, 0).items()} | {
+        f"model.{name}": whole(value) for name, value in model(1).state_dict().items()
+    }
+    for name in (*SHAPES, "replicated", "plain"):
+        getattr(state[name], "_local_tensor", state[name]).zero_()
+    try:
+        dcp.load(state, storage_reader=S3StorageReader("us-east-1", uri))
+    except dcp.api.CheckpointException as error:
+        if not options.get("expect"):
+            raise
+        names = {type(wrapped[0]).__name__ for wrapped in error.failures.values()}
+        assert names == {options["expect"]}, names
+        assert all(isinstance(wrapped[0], AiockptError) for wrapped in error.failures.values())
+        return
+    assert not options.get("expect")
+    loaded = {name: whole(value) for name, value in state.items() if name not in {"model", "step"}} | {
+        f"model.{name}": whole(value) for name, value in state["model"].items()
+    }
+    assert loaded.keys() == expected.keys()
+    different = [name for name in expected if not torch.equal(loaded[name], expected[name])]
+    assert not different, different
+    assert state["step"] == 5
+
+
+def run_rank(environ: dict[str, str], verb: str, uri: str, options: dict[str, Any], outcome: Connection) -> None:
+    """A rank's process: do it, and send what went wrong, ``""`` if nothing did."""
+    try:
+        os.environ.update(environ)
+        torch.set_num_threads(1)
+        warnings.simplefilter("ignore")
+        dist.init_process_group("gloo")
+        mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+        {"save": save, "load": load}[verb](mesh, uri, options)
+        dist.destroy_process_group()
+        outcome.send("")
+    except BaseException:  # noqa: BLE001  # whatever it was, the test shows it
+        outcome.send(traceback.format_exc())

@@ -23,7 +23,7 @@ class Sample:
     Attributes:
         seconds: wall time.
         cpu_s: CPU time of this process, all threads.
-        extra_bytes: peak of the resident memory above what it was at the start.
+        extra_bytes: peak of the resident memory above what it was before the process's first run.
         payload_bytes: that were to be moved.
         notes: what the work itself has to report, by name.
     """
@@ -60,17 +60,26 @@ class Trial(ABC):
         """What is done after each measurement: checks."""
 
 
-def measure(trial: Trial, *args: Any) -> Sample:
-    """Run a prepared trial once."""
-    trial.before(*args)
-    gc.collect()
-    before_bytes = _restart_peak()
-    cpu_s, start_s = time.process_time(), time.perf_counter()
-    notes = trial.run(*args)
-    seconds, cpu_s = time.perf_counter() - start_s, time.process_time() - cpu_s
-    sample = Sample(seconds, cpu_s, max(0, _peak_bytes() - before_bytes), trial.payload_bytes, notes or {})
-    trial.after(*args)
-    return sample
+class Meter:
+    """Measures a prepared trial, and keeps in mind how much memory the process had before the first run."""
+
+    def __init__(self, trial: Trial) -> None:
+        self._trial = trial
+        self._resident_bytes = 0
+
+    def measure(self, *args: Any) -> Sample:
+        """Run the trial once."""
+        trial = self._trial
+        trial.before(*args)
+        gc.collect()
+        resident_bytes = _restart_peak()
+        self._resident_bytes = self._resident_bytes or resident_bytes
+        cpu_s, start_s = time.process_time(), time.perf_counter()
+        notes = trial.run(*args)
+        seconds, cpu_s = time.perf_counter() - start_s, time.process_time() - cpu_s
+        extra_bytes = max(0, _peak_bytes() - self._resident_bytes)
+        trial.after(*args)
+        return Sample(seconds, cpu_s, extra_bytes, trial.payload_bytes, notes or {})
 
 
 def _restart_peak() -> int:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, Self, TypeVar
 
-from bench.measure import Sample, Trial, measure
+from bench.measure import Meter, Sample, Trial
 
 #: Imported once, for all workers: each would take seconds for it (torch imports _dynamo late). No contender is here.
 _PRELOADED = ["torch.distributed.checkpoint", "torch.distributed.tensor", "torch._dynamo"]
@@ -118,9 +118,10 @@ def _serve(pipe: Connection, trial: Trial, environ: dict[str, str]) -> None:
     warnings.simplefilter("ignore")  # what the peers and torch have to say about themselves
     try:
         trial.prepare()
+        meter = Meter(trial)
         pipe.send(None)
         while True:
-            pipe.send(measure(trial, *pipe.recv()))
+            pipe.send(meter.measure(*pipe.recv()))
     except EOFError:
         pass
     except BaseException:  # noqa: BLE001  # told to the parent; DCP's exceptions are no Exceptions

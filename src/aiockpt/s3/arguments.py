@@ -26,25 +26,28 @@ _HEADERS = {
     "Tagging": "x-amz-tagging",
 }
 
-#: Arguments that every request about an object needs, reads and parts included: botocore's names.
-_EVERY_REQUEST = ("ExpectedBucketOwner", "SSECustomerAlgorithm", "SSECustomerKey", "SSECustomerKeyMD5")
+#: Arguments without which an object under a customer's key is neither written nor read: botocore's names.
+_CUSTOMER_KEY = ("SSECustomerAlgorithm", "SSECustomerKey", "SSECustomerKeyMD5")
 
 #: Arguments of put_object that copy_object takes too; what describes the content is copied with the object instead.
 _COPIED = ("ACL", "BucketKeyEnabled", "ServerSideEncryption", "SSEKMSEncryptionContext", "SSEKMSKeyId", "StorageClass")
 
 
 def _customer_key_headers(arguments: Mapping[str, Any]) -> dict[str, str]:
-    """SSE-C: the key goes base64-encoded, with its MD5."""
+    """SSE-C: the key goes base64-encoded, with its MD5; as with botocore, one given with its MD5 is so already."""
     key = arguments.get("SSECustomerKey")
     if key is None:
         return {}
-    raw = key.encode() if isinstance(key, str) else bytes(key)
-    digest = base64.b64encode(hashlib.md5(raw, usedforsecurity=False).digest()).decode()
+    encoded, digest = key, arguments.get("SSECustomerKeyMD5")
+    if digest is None:
+        raw = key.encode() if isinstance(key, str) else bytes(key)
+        encoded = base64.b64encode(raw).decode()
+        digest = base64.b64encode(hashlib.md5(raw, usedforsecurity=False).digest()).decode()
     prefix = "x-amz-server-side-encryption-customer-"
     return {
         f"{prefix}algorithm": str(arguments.get("SSECustomerAlgorithm", "AES256")),
-        f"{prefix}key": base64.b64encode(raw).decode(),
-        f"{prefix}key-MD5": str(arguments.get("SSECustomerKeyMD5", digest)),
+        f"{prefix}key": str(encoded),
+        f"{prefix}key-MD5": str(digest),
     }
 
 
@@ -69,15 +72,19 @@ def storage_headers(config: S3ClientConfig) -> dict[str, str]:
     return headers
 
 
-def payer(config: S3ClientConfig) -> dict[str, str]:
-    """botocore arguments for every request about a bucket."""
-    return {"RequestPayer": "requester"} if config.requester_pays else {}
+def account_arguments(config: S3ClientConfig) -> dict[str, Any]:
+    """botocore arguments for every request: who pays, and whose the bucket must be."""
+    arguments = {"RequestPayer": "requester"} if config.requester_pays else {}
+    if owner := config.extra_args.get("ExpectedBucketOwner"):
+        arguments["ExpectedBucketOwner"] = owner
+    return arguments
 
 
 def request_arguments(config: S3ClientConfig) -> dict[str, Any]:
-    """botocore arguments for every request about an object."""
-    arguments = {name: config.extra_args[name] for name in _EVERY_REQUEST if name in config.extra_args}
-    return arguments | payer(config)
+    """botocore arguments for every request about an object's bytes, parts included."""
+    return account_arguments(config) | {
+        name: config.extra_args[name] for name in _CUSTOMER_KEY if name in config.extra_args
+    }
 
 
 def storage_arguments(config: S3ClientConfig) -> dict[str, Any]:
@@ -95,7 +102,7 @@ def condition_arguments(replaces: Replaces) -> dict[str, Any]:
 def copy_source_arguments(config: S3ClientConfig) -> dict[str, Any]:
     """botocore arguments for reading the source of a copy and writing its target under the same customer key."""
     arguments = request_arguments(config)
-    for name in ("SSECustomerAlgorithm", "SSECustomerKey", "SSECustomerKeyMD5"):
+    for name in _CUSTOMER_KEY:
         if name in arguments:
             arguments[f"CopySource{name}"] = arguments[name]
     return arguments

@@ -6,13 +6,16 @@ the same operations through aiobotocore's body stream. Raises ``aiockpt.errors``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Protocol
 from urllib.parse import quote
 
 from aiockpt.config import S3ClientConfig
-from aiockpt.errors import ObjectChanged, RemoteProtocolError, S3Exception, ShortRead
+from aiockpt.errors import ObjectChanged, PreconditionFailed, RemoteProtocolError, S3Exception, ServiceError, ShortRead
 from aiockpt.model import ByteRange, ObjectId, ObjectInfo, Replaces
 from aiockpt.s3.address import Address, resolve
 from aiockpt.s3.arguments import request_headers, storage_headers
@@ -80,15 +83,19 @@ class DirectBulk:
         self._control = control
         self._pool = pool
         self._addresses: dict[str, Address] = {}
+        self._resolving = asyncio.Lock()
         self._read_headers = request_headers(config)
         self._write_headers = storage_headers(config)
         self._checksums = config.checksum == "crc32"
 
-    async def address(self, bucket: str) -> Address:
-        """Where ``bucket`` lives; asked once."""
-        if bucket not in self._addresses:
-            self._addresses[bucket] = await resolve(await self._session.client(), bucket)
-        return self._addresses[bucket]
+    async def address(self, bucket: str, region: str = "") -> Address:
+        """Where ``bucket`` lives; asked once, and again if it says that it lives in another ``region``."""
+        async with self._resolving:
+            known = self._addresses.get(bucket)
+            if known is None or (region and region != known.region):
+                client = await self._session.client(region or None)
+                known = self._addresses[bucket] = await resolve(client, bucket)
+        return known
 
     async def get(self, source: ObjectId, transfer: RangeTransfer) -> None:  # noqa: D102  # Bulk's
         headers = {**self._read_headers, "Range": range_header(transfer.rest)}
@@ -101,7 +108,10 @@ class DirectBulk:
             check_range_answer(head, source, transfer)
             return transfer.landing
 
-        await self._request("GET", source, "", headers, None, choose)
+        with range_refusals(source, transfer):
+            response = await self._request("GET", source, "", headers, None, choose)
+        if transfer.landing.remaining:
+            raise RemoteProtocolError(f"GET {source.uri}: HTTP {response.head.status} is no answer to a range request")
 
     async def get_whole(self, source: ObjectId) -> tuple[bytes, str]:  # noqa: D102  # Bulk's
         response = await self._request("GET", source, "", self._read_headers, None, _buffered)
@@ -140,17 +150,19 @@ class DirectBulk:
         choose: ChooseLanding,
     ) -> Response:
         """One exchange; follows a redirect to another region once."""
+        address = await self.address(target.bucket)
         try:
-            return await self._exchange(method, target, query, headers, payload, choose)
+            return await self._exchange(address, method, target, query, headers, payload, choose)
         except WrongRegion as error:
             region = error.region or await self._control.bucket_region(target.bucket)
-            if not region or region == self._addresses[target.bucket].region:
+            if not region or region == address.region:
                 raise
-            self._addresses[target.bucket] = await resolve(await self._session.client(region), target.bucket)
-            return await self._exchange(method, target, query, headers, payload, choose)
+            address = await self.address(target.bucket, region)
+            return await self._exchange(address, method, target, query, headers, payload, choose)
 
     async def _exchange(
         self,
+        address: Address,
         method: str,
         target: ObjectId,
         query: str,
@@ -158,7 +170,6 @@ class DirectBulk:
         payload: Payload | None,
         choose: ChooseLanding,
     ) -> Response:
-        address = await self.address(target.bucket)
         path = address.target(target.key, query)
         signed = signed_headers(await self._session.credentials(), address, method, path, headers)
         views = payload.views if payload is not None else ()
@@ -198,6 +209,25 @@ def _failure(response: Response) -> Failure:
         request_id=document.request_id or headers.get("x-amz-request-id", ""),
         region=headers.get("x-amz-bucket-region", "") or document.region,
     )
+
+
+@contextmanager
+def range_refusals(source: ObjectId, transfer: RangeTransfer) -> Iterator[None]:
+    """Name what a refused range request means: If-Match did not hold (412), or the object ends before the range (416).
+
+    Raises:
+        ObjectChanged, ShortRead: likewise.
+    """
+    try:
+        yield
+    except PreconditionFailed as exc:
+        raise ObjectChanged(f"{source.uri} was replaced while it was read: it had ETag {transfer.etag}") from exc
+    except ServiceError as exc:
+        if exc.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise
+        raise ShortRead(
+            f"{source.uri} ends before byte {transfer.rest.start}, which was asked for: truncated?"
+        ) from exc
 
 
 def check_range_answer(head: ResponseHead, source: ObjectId, transfer: RangeTransfer) -> None:

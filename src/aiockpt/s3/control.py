@@ -13,10 +13,10 @@ from typing import Any
 from aiockpt.config import S3ClientConfig
 from aiockpt.model import ANYTHING, ByteRange, ObjectId, ObjectInfo, Replaces
 from aiockpt.s3.arguments import (
+    account_arguments,
     condition_arguments,
     copy_arguments,
     copy_source_arguments,
-    payer,
     request_arguments,
     storage_arguments,
 )
@@ -96,7 +96,7 @@ class ControlPlane:
         with translated("LIST", prefix):
             client = await self._session.client()
             page = await client.list_objects_v2(
-                Bucket=prefix.bucket, Prefix=prefix.key, Delimiter=delimiter, **token, **payer(self._config)
+                Bucket=prefix.bucket, Prefix=prefix.key, Delimiter=delimiter, **token, **account_arguments(self._config)
             )
         rows: list[ListedObject | str] = [row["Prefix"] for row in page.get("CommonPrefixes", ())]
         rows += [
@@ -116,7 +116,7 @@ class ControlPlane:
         with translated("LIST UPLOADS", prefix):
             client = await self._session.client()
             page = await client.list_multipart_uploads(
-                Bucket=prefix.bucket, Prefix=prefix.key, **markers, **payer(self._config)
+                Bucket=prefix.bucket, Prefix=prefix.key, **markers, **account_arguments(self._config)
             )
         rows = [PendingUpload(row["Key"], row["UploadId"], row.get("Initiated")) for row in page.get("Uploads", ())]
         following = (str(page.get("NextKeyMarker", "")), str(page.get("NextUploadIdMarker", "")))
@@ -126,7 +126,7 @@ class ControlPlane:
         """Delete an object; one that does not exist counts as deleted."""
         with translated("DELETE", target):
             client = await self._session.client()
-            await client.delete_object(**_names(target), **request_arguments(self._config))
+            await client.delete_object(**_names(target), **account_arguments(self._config))
 
     async def copy(self, source: ObjectId, target: ObjectId) -> None:
         """Copy within the service, at most 5 GiB (S3's limit of one copy)."""
@@ -197,7 +197,7 @@ class ControlPlane:
         """Drop a multipart upload and its parts; the caller treats ``NotFound`` as done."""
         with translated("ABORT", target):
             client = await self._session.client()
-            await client.abort_multipart_upload(**_names(target), UploadId=upload_id, **request_arguments(self._config))
+            await client.abort_multipart_upload(**_names(target), UploadId=upload_id, **account_arguments(self._config))
 
 
 def _names(target: ObjectId) -> dict[str, str]:

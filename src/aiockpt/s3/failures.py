@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import aiohttp
 from botocore import exceptions as botocore_errors
+from botocore.parsers import ResponseParserError
 
 from aiockpt.errors import (
     AccessDenied,
@@ -22,6 +23,7 @@ from aiockpt.errors import (
     NotFound,
     PreconditionFailed,
     ReadError,
+    RemoteProtocolError,
     ServiceError,
     Throttled,
     TransportTimeout,
@@ -138,8 +140,12 @@ def _translate(exc: Exception, action: str, target: ObjectId) -> AiockptError:  
         return TransportTimeout(f"{where}: no answer in time")
     if isinstance(exc, (botocore_errors.EndpointConnectionError, botocore_errors.ProxyConnectionError)):
         return ConnectError(f"{where}: {exc} Check the endpoint URL and the network")
-    if isinstance(exc, (botocore_errors.HTTPClientError, aiohttp.ClientError, OSError)):
+    if isinstance(
+        exc, (botocore_errors.HTTPClientError, botocore_errors.IncompleteReadError, aiohttp.ClientError, OSError)
+    ):
         return ReadError(f"{where}: the connection broke: {exc}")
+    if isinstance(exc, ResponseParserError):
+        return RemoteProtocolError(f"{where}: the answer makes no sense")
     if isinstance(exc, (botocore_errors.ParamValidationError, botocore_errors.BotoCoreError)):
         return ConfigError(f"{where}: {exc}")
     return LocalProtocolError(f"{where}: {type(exc).__name__}: {exc}")

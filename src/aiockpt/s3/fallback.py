@@ -11,7 +11,7 @@ from aiockpt.config import S3ClientConfig
 from aiockpt.errors import ReadError
 from aiockpt.model import ObjectId, ObjectInfo, Replaces
 from aiockpt.s3.arguments import condition_arguments, request_arguments, storage_arguments
-from aiockpt.s3.bulk import Payload, RangeTransfer, check_range_answer
+from aiockpt.s3.bulk import Payload, RangeTransfer, check_range_answer, range_refusals
 from aiockpt.s3.control import strip_etag
 from aiockpt.s3.failures import translated
 from aiockpt.s3.session import Session
@@ -33,7 +33,7 @@ class ClientBulk:
         arguments: dict[str, Any] = {"Range": range_header(transfer.rest), **request_arguments(self._config)}
         if transfer.etag:
             arguments["IfMatch"] = f'"{transfer.etag}"'
-        with translated("GET", source):
+        with range_refusals(source, transfer), translated("GET", source):
             client = await self._session.client()
             answer = await client.get_object(Bucket=source.bucket, Key=source.key, **arguments)
             async with answer["Body"] as body:

@@ -5,16 +5,18 @@ Building a client costs 60-140 ms of CPU, so it is done once per region. Per-loo
 
 from __future__ import annotations
 
+import asyncio
+import math
 from contextlib import AsyncExitStack
 from typing import Any, Self
 
 import aiobotocore.session
 from aiobotocore.config import AioConfig
 from botocore import UNSIGNED
+from botocore.exceptions import NoCredentialsError
 from botocore.httpsession import get_cert_path
 
 from aiockpt.config import AddressingStyle, S3ClientConfig, has_custom_endpoint
-from aiockpt.errors import ConfigError
 from aiockpt.model import ObjectId
 from aiockpt.s3.failures import translated
 
@@ -22,6 +24,9 @@ _AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aw
 
 #: Connections for control operations; bulk bytes have a pool of their own.
 _CONTROL_CONNECTIONS = 16
+
+#: Requests that fail with expired credentials so soon after a renewal were signed before it.
+RENEWAL_PAUSE_S = 1.0
 
 
 class Session:
@@ -34,6 +39,9 @@ class Session:
         self._clients: dict[str, Any] = {}
         self._botocore = self._new_session()
         self._credentials: Any = None
+        self._renewed_at = -math.inf
+        self._building = asyncio.Lock()
+        self._fetching = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         await self.client()
@@ -45,10 +53,11 @@ class Session:
     async def client(self, region: str | None = None) -> Any:
         """The S3 client for ``region`` (None: the configured one)."""
         name = region or self._region or ""
-        if name not in self._clients:
-            with translated("building a client for", ObjectId("*", "")):
-                self._clients[name] = await self._new_client(name or None)
-        return self._clients[name]
+        async with self._building:
+            if name not in self._clients:
+                with translated("building a client for", ObjectId("*", "")):
+                    self._clients[name] = await self._new_client(name or None)
+            return self._clients[name]
 
     async def credentials(self) -> Any:
         """Frozen credentials, refreshed by botocore when they are about to expire; None when unsigned.
@@ -58,17 +67,23 @@ class Session:
         """
         if self._config.unsigned:
             return None
-        if self._credentials is None:
-            self._credentials = await self._botocore.get_credentials()
+        with translated("finding credentials for", ObjectId("*", "")):
+            async with self._fetching:
+                if self._credentials is None:
+                    self._credentials = await self._botocore.get_credentials()
             if self._credentials is None:
-                raise ConfigError(
-                    "no AWS credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile, "
-                    "or pass unsigned=True for public buckets"
-                )
-        return await self._credentials.get_frozen_credentials()
+                raise NoCredentialsError
+            return await self._credentials.get_frozen_credentials()
 
     async def renew_credentials(self) -> None:
-        """Fetch credentials anew, from where they came: the service says that they have expired."""
+        """Have credentials fetched anew, from where they came: the service says that they have expired.
+
+        Many requests hear that at once; what the first of them has fetched serves all.
+        """
+        now = asyncio.get_running_loop().time()
+        if now < self._renewed_at + RENEWAL_PAUSE_S:
+            return
+        self._renewed_at = now
         self._botocore = self._new_session()
         self._credentials = None
         self._clients.clear()  # they hold the old ones; they are closed with the session

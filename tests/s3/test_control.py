@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from aiockpt.config import S3ClientConfig
+from aiockpt.crc import crc32, crc32_combine
+from aiockpt.errors import NotFound, PreconditionFailed, ServiceError
+from aiockpt.model import ANYTHING, NOTHING, ByteRange, MiB, ObjectId
+from aiockpt.s3.bulk import Payload
+from aiockpt.s3.client import S3Client
+from aiockpt.s3.control import ListedObject, UploadedPart, strip_etag
+from aiockpt.testing import Fault, FaultKind, LocalEndpoint
+
+KEYS = ["a/1", "a/2 +%", "a/b/3", "ä", "z"]
+
+
+@pytest.fixture
+async def client(local_config: S3ClientConfig) -> AsyncIterator[S3Client]:
+    async with S3Client(local_config, None) as made:
+        yield made
+
+
+async def put(client: S3Client, target: ObjectId, data: bytes) -> None:
+    await client._direct.put(target, Payload([memoryview(data)], len(data), crc32(data)), ANYTHING)
+
+
+async def rows(client: S3Client, prefix: ObjectId, delimiter: str = "") -> list[ListedObject | str]:
+    found: list[ListedObject | str] = []
+    token = ""
+    while True:
+        page, token = await client.control.list_page(prefix, delimiter, token)
+        found += page
+        if not token:
+            return found
+
+
+async def test_objects(client: S3Client, local_bucket: str) -> None:
+    for key in KEYS:
+        await put(client, ObjectId(local_bucket, key), key.encode())
+    control = client.control
+    for key in KEYS:
+        info = await control.head(ObjectId(local_bucket, key))
+        assert (info.size, bool(info.etag)) == (len(key.encode()), True)
+    everything = await rows(client, ObjectId(local_bucket, ""))
+    assert [row.key for row in everything if isinstance(row, ListedObject)] == sorted(KEYS, key=str.encode)
+    below = await rows(client, ObjectId(local_bucket, "a/"), "/")
+    assert [row if isinstance(row, str) else row.key for row in below] == ["a/b/", "a/1", "a/2 +%"]
+    copied = ObjectId(local_bucket, "copy of ä")
+    await control.copy(ObjectId(local_bucket, "a/2 +%"), copied)
+    assert (await client._direct.get_whole(copied))[0] == b"a/2 +%"
+    for _ in range(2):  # what is gone counts as deleted
+        await control.delete(copied)
+    with pytest.raises(NotFound):
+        await control.head(copied)
+
+
+async def test_a_listing_of_several_pages(client: S3Client, local_bucket: str) -> None:
+    for number in range(5):
+        await put(client, ObjectId(local_bucket, f"k{number}"), b"x")
+    real = (await client._session.client()).list_objects_v2
+
+    async def two_at_a_time(**arguments: object) -> object:
+        return await real(MaxKeys=2, **arguments)
+
+    (await client._session.client()).list_objects_v2 = two_at_a_time
+    found = await rows(client, ObjectId(local_bucket, "k"))
+    assert [row.key for row in found if isinstance(row, ListedObject)] == [f"k{number}" for number in range(5)]
+
+
+async def test_a_multipart_upload(client: S3Client, local_bucket: str) -> None:
+    control, target = client.control, ObjectId(local_bucket, "parts")
+    pieces = [bytes(5 * MiB), b"tail"]
+    upload_id = await control.create_upload(target, checksums=True)
+    pending, _ = await control.pending_page(ObjectId(local_bucket, "par"), ("", ""))
+    assert [(row.key, row.upload_id) for row in pending] == [("parts", upload_id)]
+    parts = []
+    for number, piece in enumerate(pieces, 1):
+        payload = Payload([memoryview(piece)], len(piece), crc32(piece))
+        parts.append(UploadedPart(number, await client._direct.upload_part(target, upload_id, number, payload)))
+    whole = crc32_combine(crc32(pieces[0]), crc32(pieces[1]), 4)
+    with pytest.raises(ServiceError):
+        await control.complete_upload(target, upload_id, parts, crc32=whole ^ 1)
+    info = await control.complete_upload(target, upload_id, parts, crc32=whole, replaces=NOTHING)
+    assert info.etag == (await control.head(target)).etag
+    assert (await control.head(target)).size == 5 * MiB + 4
+
+    copy = ObjectId(local_bucket, "copy")
+    upload_id = await control.create_upload(copy, checksums=False)
+    spans = [ByteRange(0, 5 * MiB), ByteRange(5 * MiB, 5 * MiB + 4)]
+    parts = [await control.copy_part(target, copy, upload_id, number, span) for number, span in enumerate(spans, 1)]
+    await control.complete_upload(copy, upload_id, parts, crc32=None)
+    assert (await control.head(copy)).size == 5 * MiB + 4
+    with pytest.raises(NotFound):
+        await control.abort_upload(copy, upload_id)
+
+
+async def test_an_upload_that_must_replace_nothing(client: S3Client, local_bucket: str) -> None:
+    control, target = client.control, ObjectId(local_bucket, "parts")
+    await put(client, target, b"first")
+    upload_id = await control.create_upload(target, checksums=False)
+    etag = await client._direct.upload_part(target, upload_id, 1, Payload([memoryview(b"x")], 1, crc32(b"x")))
+    with pytest.raises(PreconditionFailed):
+        await control.complete_upload(target, upload_id, [UploadedPart(1, etag)], crc32=None, replaces=NOTHING)
+    await control.abort_upload(target, upload_id)
+
+
+@pytest.mark.parametrize("operation", ["CopyObject", "CompleteMultipartUpload"])
+async def test_an_error_in_an_answer_of_200(
+    client: S3Client, local_bucket: str, local_endpoint: LocalEndpoint, operation: str
+) -> None:
+    target = ObjectId(local_bucket, "key")
+    await put(client, target, b"data")
+    upload_id = await client.control.create_upload(target, checksums=False)
+    local_endpoint.add_fault(Fault(FaultKind.ERROR_IN_200, operation, code="InternalError"))
+    with pytest.raises(ServiceError, match="InternalError"):
+        if operation == "CopyObject":
+            await client.control.copy(target, target)
+        else:
+            await client.control.complete_upload(target, upload_id, [UploadedPart(1, '"e"')], crc32=None)
+    await client.control.abort_upload(target, upload_id)
+
+
+async def test_the_region_of_a_bucket(client: S3Client, local_bucket: str) -> None:
+    assert await client.control.bucket_region(local_bucket) in {"", "us-east-1"}
+    with pytest.raises(NotFound):
+        await client.control.bucket_region("no-such-bucket")
+
+
+@pytest.mark.parametrize(("value", "bare"), [('"e"', "e"), ("e", "e"), (None, ""), ("", "")])
+def test_etags(value: str | None, bare: str) -> None:
+    assert strip_etag(value) == bare

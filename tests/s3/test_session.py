@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from botocore.exceptions import CredentialRetrievalError
+
+from aiockpt.config import S3ClientConfig
+from aiockpt.errors import AiockptError, ConfigError
+from aiockpt.s3 import session as room
+from aiockpt.s3.session import Session
+from s3.conftest import ACCESS_KEY
+from servers.certificate import Certificate
+
+
+@pytest.mark.usefixtures("credentials")
+async def test_credentials_from_the_environment() -> None:
+    async with Session(S3ClientConfig(), None) as session:
+        assert (await session.credentials()).access_key == ACCESS_KEY
+
+
+async def test_no_credentials() -> None:
+    async with Session(S3ClientConfig(), None) as session:
+        with pytest.raises(ConfigError, match="AWS_ACCESS_KEY_ID"):
+            await session.credentials()
+
+
+async def test_unsigned() -> None:
+    async with Session(S3ClientConfig(unsigned=True), None) as session:
+        assert await session.credentials() is None
+
+
+async def test_an_unknown_profile() -> None:
+    with pytest.raises(ConfigError, match="no-such"):
+        async with Session(S3ClientConfig(profile="no-such"), None):
+            pass
+
+
+@pytest.mark.usefixtures("credentials")
+@pytest.mark.parametrize("region", [None, "eu-west-3"])
+async def test_one_client_a_region(region: str | None) -> None:
+    async with Session(S3ClientConfig(), region) as session:
+        clients = await asyncio.gather(
+            *(session.client() for _ in range(5)), *(session.client("us-west-2") for _ in range(5))
+        )
+        assert len({id(client) for client in clients}) == 2
+        assert clients[0].meta.region_name == region or "us-east-1"
+        assert clients[5].meta.region_name == "us-west-2"
+
+
+class FakeSource:
+    """A botocore session whose credentials are numbered, and take a moment."""
+
+    loads = 0
+
+    async def get_credentials(self) -> Any:
+        FakeSource.loads += 1
+        number = FakeSource.loads
+        await asyncio.sleep(0)
+
+        async def frozen() -> str:
+            return f"credentials {number}"
+
+        return SimpleNamespace(get_frozen_credentials=frozen)
+
+
+@pytest.fixture
+def fake_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeSource, "loads", 0)
+    monkeypatch.setattr(Session, "_new_session", lambda _: FakeSource())
+
+
+@pytest.mark.usefixtures("fake_source")
+async def test_many_requests_renew_credentials_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session(S3ClientConfig(), None)
+    session._clients["us-east-1"] = object()
+
+    async def request() -> str:
+        await session.credentials()
+        await session.renew_credentials()
+        return str(await session.credentials())
+
+    assert set(await asyncio.gather(*(request() for _ in range(20)))) == {"credentials 2"}
+    monkeypatch.setattr(room, "RENEWAL_PAUSE_S", 0)
+    await session.renew_credentials()
+    assert await session.credentials() == "credentials 3"
+
+
+@pytest.mark.usefixtures("fake_source")
+async def test_clients_are_renewed_with_the_credentials() -> None:
+    session = Session(S3ClientConfig(), None)
+    session._clients["us-east-1"] = object()
+    await session.renew_credentials()
+    assert not session._clients
+
+
+async def test_a_source_of_credentials_that_fails_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        async def get_credentials(self) -> Any:
+            raise CredentialRetrievalError(provider="p", error_msg="e")
+
+    monkeypatch.setattr(Session, "_new_session", lambda _: Broken())
+    with pytest.raises(AiockptError, match="credentials"):
+        await Session(S3ClientConfig(), None).credentials()
+
+
+def assert_readable(bundle: str) -> None:
+    assert "BEGIN CERTIFICATE" in Path(bundle).read_text()
+
+
+@pytest.mark.usefixtures("credentials")
+async def test_tls_settings(certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Session(S3ClientConfig(), None) as session:
+        bundle, verify = session.tls_settings()
+        assert bundle
+        assert verify
+    assert_readable(bundle)
+    named = str(certificate.authority)
+    async with Session(S3ClientConfig(ca_bundle=named, verify_tls=False), None) as session:
+        assert session.tls_settings() == (named, False)
+    monkeypatch.setenv("AWS_CA_BUNDLE", named)
+    async with Session(S3ClientConfig(), None) as session:
+        assert session.tls_settings() == (named, True)

@@ -30,6 +30,7 @@ from aiockpt.s3.bulk import Bulk, DirectBulk, Payload, RangeTransfer, check_rang
 from aiockpt.s3.client import S3Client
 from aiockpt.s3.failures import WrongRegion
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
+from aiockpt.transport import connection
 from aiockpt.transport.landing import Landing
 from aiockpt.wire.http1 import ResponseHead
 from s3.conftest import ACCESS_KEY, SECRET_KEY
@@ -354,6 +355,15 @@ async def test_a_bucket_in_another_region(status: str, in_header: bool) -> None:
         assert len(regions.heads) == asked + 1  # known from now on
 
     await against(regions.respond, use)
+
+
+async def test_a_whole_object_may_be_larger_than_what_is_buffered_unasked(
+    bulk: Bulk, local_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "MAX_BUFFERED_BYTES", len(DATA) - 1)
+    target = ObjectId(local_bucket, "metadata-of-many-ranks")
+    await bulk.put(target, payload(DATA), ANYTHING)
+    assert (await bulk.get_whole(target))[0] == DATA
 
 
 @pytest.mark.usefixtures("credentials")

@@ -66,7 +66,7 @@ class Bulk(Protocol):
         """Land the rest of a range; on failure the transfer keeps what arrived."""
 
     async def get_whole(self, source: ObjectId) -> tuple[bytes, str]:
-        """A small object (at most ``MAX_BUFFERED_BYTES``) and its ETag."""
+        """An object in one request, and its ETag; a try that breaks begins again, so it is for what is not huge."""
 
     async def put(self, target: ObjectId, payload: Payload, replaces: Replaces) -> ObjectInfo:
         """Write an object in one request."""
@@ -114,8 +114,17 @@ class DirectBulk:
             raise RemoteProtocolError(f"GET {source.uri}: HTTP {response.head.status} is no answer to a range request")
 
     async def get_whole(self, source: ObjectId) -> tuple[bytes, str]:  # noqa: D102  # Bulk's
-        response = await self._request("GET", source, "", self._read_headers, None, _buffered)
-        return response.body, strip_etag(response.head.headers.get("etag"))
+        memory = bytearray()
+
+        def choose(head: ResponseHead) -> Landing | None:
+            nonlocal memory
+            if head.status != HTTPStatus.OK or "content-length" not in head.headers:
+                return None
+            memory = bytearray(int(head.headers["content-length"]))
+            return Landing([memoryview(memory)])
+
+        response = await self._request("GET", source, "", self._read_headers, None, choose)
+        return bytes(memory) or response.body, strip_etag(response.head.headers.get("etag"))
 
     async def put(self, target: ObjectId, payload: Payload, replaces: Replaces) -> ObjectInfo:  # noqa: D102  # Bulk's
         headers = {**self._write_headers, **self._payload_headers(payload)}

@@ -68,6 +68,10 @@ class Place:
             data: bytes = body.read()
             return data
 
+    def uploads(self) -> list[str]:
+        """Keys of the multipart uploads that were neither completed nor aborted."""
+        return [row["Key"] for row in self.client.list_multipart_uploads(Bucket=self.bucket).get("Uploads", ())]
+
     def put(self, key: str, data: bytes) -> None:
         self.client.put_object(Bucket=self.bucket, Key=key, Body=data)
 

@@ -103,9 +103,8 @@ class ObjectWriter:
         self.target = outgoing.target
         self._upload = upload
         self._outgoing = outgoing
-        self._assembler = PartAssembler(
-            upload.engine.part_sizes(total_bytes), lambda part: upload.submit(outgoing, part), upload.reserve
-        )
+        self._held: list[OutgoingPart] = []  # the first part, which is sent only once it is known whether more follow
+        self._assembler = PartAssembler(upload.engine.part_sizes(total_bytes), self._take, upload.reserve)
 
     def tell(self) -> int:
         """Bytes written so far."""
@@ -130,6 +129,7 @@ class ObjectWriter:
     def close(self) -> None:
         """The object is complete; leaving the upload's block waits for it."""
         self._assembler.finish()
+        self._submit_held()
         nbytes, crc32 = self._assembler.nbytes, self._assembler.crc32
         self._upload.call_soon(lambda: self._outgoing.seal(nbytes, crc32))
 
@@ -137,12 +137,23 @@ class ObjectWriter:
         """Give the object up: it will not appear."""
         self._upload.call_soon(self._outgoing.discard)
 
+    def _take(self, part: OutgoingPart) -> None:
+        self._held.append(part)
+        if part.number > 1:
+            self._submit_held()
+
+    def _submit_held(self) -> None:
+        parts, self._held = self._held, []
+        for part in parts:
+            self._upload.submit(self._outgoing, part)
+
 
 class Staging:
     """What one upload has staged, within the engine's budget.
 
-    A reservation waits for other memory to be sent and freed; but an upload that waits while its own staged bytes are
-    all in a part that is not yet full could wait for ever, so it is let through (by at most one part).
+    A reservation waits only while parts of this upload are under way, for they will be sent and freed. Without them it
+    is let through: whatever else the budget is spent on may be its own thread's to free, or parts that it has not
+    filled yet. So an upload exceeds the budget by what it holds before its second part is full.
     """
 
     def __init__(self, budget: ByteBudget) -> None:
@@ -153,14 +164,14 @@ class Staging:
         self._lock = threading.Lock()
 
     def reserve(self, nbytes: int) -> None:
-        """On the producing thread: wait for room."""
-        if not self._budget.try_reserve(nbytes):
-            if self._held_bytes and not self._in_flight_bytes:
-                self._budget.overdraw(nbytes)
-            elif not self._budget.reserve(nbytes, give_up=lambda: self._ended):
-                return
+        """On the producing thread: wait for room. Does nothing when the upload is over."""
+        if not self._budget.reserve(nbytes, give_up=lambda: self._ended or not self._in_flight_bytes):
+            self._budget.overdraw(nbytes)
         with self._lock:
-            self._held_bytes += nbytes
+            if not self._ended:
+                self._held_bytes += nbytes
+                return
+        self._budget.release(nbytes)
 
     def submitted(self, part: OutgoingPart) -> None:
         """On the producing thread: a part is about to leave."""
@@ -168,14 +179,16 @@ class Staging:
             self._in_flight_bytes += part.staged_bytes
 
     def sent(self, part: OutgoingPart) -> None:
-        """On the loop thread: a part has left, its staged bytes are free."""
+        """On the loop thread: a part has left, its staged bytes are free (as all are once the upload is over)."""
         with self._lock:
+            if self._ended:
+                return
             self._in_flight_bytes -= part.staged_bytes
             self._held_bytes -= part.staged_bytes
         self._budget.release(part.staged_bytes)
 
     def end(self) -> None:
-        """The upload is over: free what it still holds, wake who waits."""
+        """The upload is over: free what it still holds, wake who waits. Idempotent."""
         with self._lock:
             held, self._held_bytes = self._held_bytes, 0
             self._ended = True

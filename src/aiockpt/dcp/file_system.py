@@ -57,7 +57,7 @@ class S3FileSystem(FileSystemBase):
 
     def open_reader(self, path: str | os.PathLike[str]) -> S3Reader:
         """A reader of one object, made by the reader constructor; no I/O until it is read."""
-        source = ObjectId.parse(_uri(path))
+        source = object_at(path)
         return self._reader_constructor(
             source.bucket,
             source.key,
@@ -67,7 +67,7 @@ class S3FileSystem(FileSystemBase):
 
     def open_writer(self, path: str | os.PathLike[str]) -> S3Writer:
         """A writer of one object."""
-        return S3Writer(self.store, ObjectId.parse(_uri(path)))
+        return S3Writer(self.store, object_at(path))
 
     @contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[io.IOBase, None, None]:
@@ -100,14 +100,14 @@ class S3FileSystem(FileSystemBase):
     def mkdir(self, path: str | os.PathLike[str]) -> None:
         """Does nothing: S3 has no folders."""
 
-    def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
+    def rename(self, old_path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
         """Copy an object within its bucket, of any size, and delete the original.
 
         Raises:
             ValueError: the paths are in different buckets.
             S3Exception: the copy failed, or the deletion did three times; the copy then stays.
         """
-        source, target = ObjectId.parse(_uri(path)), ObjectId.parse(_uri(new_path))
+        source, target = object_at(old_path), object_at(new_path)
         if source.bucket != target.bucket:
             raise ValueError(
                 f"Source and destination buckets cannot be different (rename does not support cross-bucket "
@@ -126,15 +126,15 @@ class S3FileSystem(FileSystemBase):
 
     def exists(self, path: str | os.PathLike[str]) -> bool:
         """Whether there is such an object; any other trouble than its absence raises."""
-        return self.store.exists(ObjectId.parse(_uri(path)))
+        return self.store.exists(object_at(path))
 
     def rm_file(self, path: str | os.PathLike[str]) -> None:
         """Delete an object; a missing one is fine."""
-        self.store.delete(ObjectId.parse(_uri(path)))
+        self.store.delete(object_at(path))
 
     def ls(self, path: str | os.PathLike[str]) -> list[str]:
         """URIs of what lies directly below ``path``: objects, and prefixes with a trailing slash."""
-        prefix = ObjectId.parse(_uri(path))
+        prefix = object_at(path)
         if prefix.key:
             prefix = ObjectId(prefix.bucket, prefix.key.rstrip("/") + "/")
         rows = self.store.list_objects(prefix, delimiter="/")
@@ -150,6 +150,15 @@ class S3FileSystem(FileSystemBase):
         except (ValueError, TypeError):
             return False
         return True
+
+
+def object_at(path: str | os.PathLike[str]) -> ObjectId:
+    """What a URI or a path object names.
+
+    Raises:
+        ValueError: nothing in S3.
+    """
+    return ObjectId.parse(_uri(path))
 
 
 def _uri(path: str | os.PathLike[str]) -> str:

@@ -88,9 +88,7 @@ class Catalogue:
         index = read.storage_index
         place = self._storage_data.get(index)
         if place is None:
-            raise MetadataError(
-                f"{self._base.uri}: the metadata has no place for {index.fqn!r}: incomplete checkpoint?"
-            )
+            raise no_place_for(index, self._base)
         source = self._sources.get(place.relative_path)
         if source is None:
             source = self._sources[place.relative_path] = self._base / place.relative_path
@@ -113,6 +111,11 @@ class Catalogue:
         except ValueError as exc:
             raise MetadataError(f"{self._base.uri}: {index.fqn!r}: {exc}") from exc
         return tensor.properties.dtype, shape
+
+
+def no_place_for(index: MetadataIndex, base: ObjectId) -> MetadataError:
+    """What to raise for an item that the planner wants, and whose place the metadata of ``base`` does not say."""
+    return MetadataError(f"{base.uri}: the metadata has no place for {index.fqn!r}: incomplete checkpoint?")
 
 
 def _chunk_at(chunks: Sequence[ChunkStorageMetadata], index: MetadataIndex) -> ChunkStorageMetadata:

@@ -12,8 +12,8 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
 from torch.futures import Future
 
 from aiockpt.config import S3ClientConfig
-from aiockpt.dcp.file_system import S3FileSystem
-from aiockpt.dcp.items import Catalogue
+from aiockpt.dcp.file_system import S3FileSystem, object_at
+from aiockpt.dcp.items import Catalogue, no_place_for
 from aiockpt.dcp.load import LoadPipeline
 from aiockpt.dcp.metadata import load_metadata
 from aiockpt.dcp.tasks import Loading
@@ -111,8 +111,15 @@ class S3StorageReader(FileSystemReader):
         self._metadata = metadata
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
-        """Sort the items by place, and tell the reader constructor their ranges if it wants to know."""
-        plan.items.sort(key=lambda item: self.storage_data[item.storage_index].offset)
+        """Sort the items by place, and tell the reader constructor their ranges if it wants to know.
+
+        Raises:
+            MetadataError: the metadata has no place for an item.
+        """
+        try:
+            plan.items.sort(key=lambda item: self.storage_data[item.storage_index].offset)
+        except KeyError as error:
+            raise no_place_for(error.args[0], self._base) from error
         if isinstance(self._reader_constructor, DCPS3ReaderConstructorProtocol):
             self._reader_constructor.set_item_ranges_by_file(plan.items, self.storage_data, self.path)
         return plan
@@ -146,4 +153,4 @@ class S3StorageReader(FileSystemReader):
 
     @property
     def _base(self) -> ObjectId:
-        return ObjectId.parse(os.fspath(self.path))
+        return object_at(self.path)

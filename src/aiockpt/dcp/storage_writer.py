@@ -24,7 +24,7 @@ from torch.futures import Future
 from aiockpt.bridge import Call
 from aiockpt.config import S3ClientConfig
 from aiockpt.dcp.commit import Survey, commit, survey
-from aiockpt.dcp.file_system import S3FileSystem
+from aiockpt.dcp.file_system import S3FileSystem, object_at
 from aiockpt.dcp.metadata import dump_metadata
 from aiockpt.dcp.s3_prefix_strategy import DefaultPrefixStrategy, S3PrefixStrategyBase
 from aiockpt.dcp.save import FilePlan, SavePipeline
@@ -165,7 +165,7 @@ class S3StorageWriter(FileSystemWriter):
 
     @property
     def _base(self) -> ObjectId:
-        return ObjectId.parse(os.fspath(self.path))
+        return object_at(self.path)
 
     def _with_prefix(self, plan: SavePlan, rank: int) -> SavePlan:
         return dataclasses.replace(plan, storage_data=_StoragePrefix(self.prefix_strategy(rank)))

@@ -44,7 +44,7 @@ class PartAssembler:
         self._part_bytes = part_bytes
         self._submit = submit
         self._reserve = reserve
-        self._arena = memoryview(b"")
+        self._arena = memoryview(bytearray())
         self._run_start = self._run_end = 0  # what of the arena is not yet among the part's views
         self._number = 0
         self.nbytes = 0

@@ -84,6 +84,7 @@ class BlockingUpload:
         else:
             self._call.cancel()
             self._call.wait()
+            self._staging.end()  # which a call that was cancelled before it began has not done
 
     async def _run(self) -> UploadStats:
         try:

@@ -59,7 +59,8 @@ class Crew(Generic[J]):
                 self._hire()
                 await self._finish.wait()
         except BaseExceptionGroup as group:
-            raise _first(group) from None
+            error = _first(group)
+            raise error from error.__cause__
         finally:
             self._over = True
             self._queue.clear()

@@ -42,11 +42,18 @@ class Read:
         span: half-open byte range.
         into: writable memory of the span's length. It stays the caller's, who keeps it alive until the job is done or
             the download has ended.
+
+    Raises:
+        ValueError: the memory is read-only or of another length.
     """
 
     source: ObjectId
     span: ByteRange
     into: memoryview
+
+    def __post_init__(self) -> None:
+        if len(self.into) != len(self.span) or self.into.itemsize != 1 or self.into.readonly:
+            raise ValueError(f"{self.source.uri}: {len(self.span)} bytes need as many bytes of writable memory")
 
 
 class Job:
@@ -131,6 +138,10 @@ class Download:
         for source, pairs in by_object.items():
             self._put(source, pairs, size)
 
+    def pin(self, source: ObjectId, etag: str) -> None:
+        """Read ``source`` only as it was when it had this ETag; by default it is that of the first answer."""
+        self._check_etag(source, etag)
+
     def finish(self) -> None:
         """No more jobs will be submitted."""
         self._crew.finish()
@@ -174,6 +185,8 @@ class Download:
             position = start + piece.length
 
     def _check_etag(self, source: ObjectId, etag: str) -> None:
+        if not etag:
+            return  # a server that leaves it out
         first = self._etags.setdefault(source, etag)
         if etag != first:
             raise ObjectChanged(f"{source.uri} was replaced while it was read: ETags {first} and {etag}")

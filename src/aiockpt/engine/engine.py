@@ -100,13 +100,18 @@ class Engine:
         return await download.run()
 
     async def get(self, source: ObjectId) -> bytes:
-        """A whole object of unknown size.
+        """A whole object of any size, in ranges.
 
-        Objects larger than what a single buffered answer may hold are fetched as ranges.
+        Raises:
+            ObjectChanged: it was replaced after its size was asked for.
         """
         info = await self.head(source)
         buffer = bytearray(info.size)
-        await self.fetch_into([Read(source, ByteRange(0, info.size), memoryview(buffer))])
+        download = Download(self, lambda _: None)
+        download.pin(source, info.etag)
+        download.submit([Job([Read(source, ByteRange(0, info.size), memoryview(buffer))])])
+        download.finish()
+        await download.run()
         return bytes(buffer)
 
     async def get_small(self, source: ObjectId) -> tuple[bytes, str]:
@@ -172,12 +177,13 @@ class Engine:
         """
         upload = Upload(self)
         outgoing = upload.begin(target, replaces)
-        total = sum(memoryview(view).nbytes for view in views)
+        octets = [_octets(view) for view in views]
+        total = sum(map(len, octets))
         parts: list[OutgoingPart] = []
         assembler = PartAssembler(self.part_sizes(total), parts.append, lambda _: None)
 
         def assemble() -> None:
-            for view in views:
+            for view in octets:
                 assembler.write(view, view)
             assembler.finish()
 
@@ -271,3 +277,9 @@ class Engine:
     def _on_throttle(self, operation: Operation) -> None:
         control = self.put_control if operation in {Operation.PUT, Operation.UPLOAD_PART} else self.get_control
         control.on_throttle(self.now())
+
+
+def _octets(view: bytes | bytearray | memoryview) -> memoryview:
+    """``view`` as bytes, whatever its items are; only what is empty may have a shape that cannot be cast."""
+    items = memoryview(view)
+    return items.cast("B") if items.nbytes else memoryview(b"")

@@ -9,6 +9,7 @@ their CRC32, the completed object the combination of all. What fails or is cance
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -156,10 +157,18 @@ class OutgoingObject:
 
     async def _create(self) -> None:
         engine = self._upload.engine
-        self._upload_id = await engine.attempts(
-            Operation.CREATE,
-            lambda: engine.client.control.create_upload(self.target, checksums=engine.checksums),
+        creating = asyncio.ensure_future(
+            engine.attempts(
+                Operation.CREATE,
+                lambda: engine.client.control.create_upload(self.target, checksums=engine.checksums),
+            )
         )
+        try:
+            self._upload_id = await asyncio.shield(creating)
+        except asyncio.CancelledError:  # the service may have begun it: only with its id can it be aborted
+            with anyio.move_on_after(ABORT_TIMEOUT_S, shield=True), suppress(AiockptError):
+                self._upload_id = await creating
+            raise
         assert self._created is not None
         self._created.set()
 

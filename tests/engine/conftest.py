@@ -1,0 +1,36 @@
+"""Engines on the local endpoint, impatient and fast to try again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+
+import pytest
+import uvloop
+
+from aiockpt.config import S3ClientConfig
+from aiockpt.engine.engine import Engine
+from aiockpt.model import MiB
+from aiockpt.testing import LocalEndpoint
+
+
+@pytest.fixture
+def config(local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch) -> S3ClientConfig:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", local_endpoint.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", local_endpoint.secret_key)
+    return S3ClientConfig(
+        endpoint_url=local_endpoint.url, part_size=5 * MiB, backoff_base_s=0.001, stall_timeout_s=0.4, max_attempts=4
+    )
+
+
+@pytest.fixture
+async def engine(config: S3ClientConfig) -> AsyncIterator[Engine]:
+    async with Engine(config) as made:
+        yield made
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The bridge's loop."""
+    return {"uvloop": uvloop.new_event_loop}

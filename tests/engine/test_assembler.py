@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiockpt.engine import assembler as room
+from aiockpt.engine.assembler import PartAssembler
+from aiockpt.engine.upload import OutgoingPart
+
+
+class Sink:
+    """Takes parts, and keeps account of what was reserved for them."""
+
+    def __init__(self) -> None:
+        self.parts: list[OutgoingPart] = []
+        self.reserved = 0
+        self.released = 0
+
+    def submit(self, part: OutgoingPart) -> None:
+        self.parts.append(part)
+        self.released += part.staged_bytes
+
+    def reserve(self, nbytes: int) -> None:
+        self.reserved += nbytes
+
+    @property
+    def octets(self) -> bytes:
+        return b"".join(view for part in self.parts for view in part.payload.views)
+
+
+WRITES = st.lists(st.tuples(st.sampled_from(["write", "copy", "refer", "staged"]), st.integers(0, 300)), max_size=25)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "ARENA_BYTES", 64)
+    monkeypatch.setattr(room, "COPY_BELOW_BYTES", 32)
+
+
+@given(writes=WRITES, sizes=st.lists(st.integers(1, 200), min_size=1, max_size=4), data=st.data())
+def test_parts_are_what_was_written(writes: list[tuple[str, int]], sizes: list[int], data: Any) -> None:
+    sink = Sink()
+
+    def part_bytes(number: int) -> int:
+        return sizes[min(number, len(sizes)) - 1]
+
+    made = PartAssembler(part_bytes, sink.submit, sink.reserve)
+    content = b""
+    staged = 0
+    for number, (how, size) in enumerate(writes):
+        piece = bytes([number % 255 + 1]) * size
+        if how == "write":
+            made.write(piece, piece)
+        elif how == "copy":
+            scratch = bytearray(piece)
+            made.copy_in(scratch)
+            scratch[:] = bytes(size)  # a copy is a copy
+        else:
+            staged += size if how == "staged" else 0
+            assert made.refer_to(memoryview(piece), piece, staged=how == "staged") == zlib.crc32(piece)
+        content += piece
+        assert made.tell() == len(content)
+    made.finish()
+    assert sink.octets == content
+    assert (made.nbytes, made.crc32) == (len(content), zlib.crc32(content))
+    assert [part.number for part in sink.parts] == list(range(1, len(sink.parts) + 1))
+    assert sink.parts
+    for part in sink.parts[:-1]:
+        assert part.payload.nbytes == part_bytes(part.number)
+    assert sink.parts[-1].payload.nbytes <= part_bytes(len(sink.parts))
+    for part in sink.parts:
+        octets = b"".join(part.payload.views)
+        assert (part.payload.nbytes, part.payload.crc32) == (len(octets), zlib.crc32(octets))
+    assert sink.released == sink.reserved + staged
+
+
+def test_large_memory_is_not_copied_and_its_owner_kept() -> None:
+    sink = Sink()
+    made = PartAssembler(lambda _: 1000, sink.submit, sink.reserve)
+    memory = bytearray(2500)
+    owner = object()
+    made.refer_to(memoryview(memory), owner)
+    made.write(memory, owner)
+    made.finish()
+    assert sink.reserved == 0
+    for part in sink.parts:
+        assert set(map(id, part.owners)) == {id(owner)}
+        for view in part.payload.views:
+            assert view.obj is memory
+
+
+def test_an_object_of_no_bytes_is_one_empty_part() -> None:
+    sink = Sink()
+    made = PartAssembler(lambda _: 10, sink.submit, sink.reserve)
+    made.finish()
+    assert [(part.number, part.payload.nbytes) for part in sink.parts] == [(1, 0)]
+    assert sink.octets == b""
+
+
+def test_a_full_last_part_is_not_followed_by_an_empty_one() -> None:
+    sink = Sink()
+    made = PartAssembler(lambda _: 10, sink.submit, sink.reserve)
+    made.copy_in(bytes(20))
+    made.finish()
+    assert [part.payload.nbytes for part in sink.parts] == [10, 10]

@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from aiockpt.config import S3ClientConfig
+from aiockpt.engine.download import Download, Job, Read
+from aiockpt.engine.engine import Engine
+from aiockpt.errors import NotFound, ObjectChanged, ShortRead, TransportTimeout
+from aiockpt.model import ByteRange, KiB, MiB, ObjectId
+from aiockpt.testing import Fault, FaultKind, LocalEndpoint, Shape
+from transport.scripted import Guarded
+
+DATA = random.Random(7).randbytes(12 * MiB)
+
+
+@pytest.fixture
+def source(local_endpoint: LocalEndpoint, local_bucket: str) -> ObjectId:
+    local_endpoint.replace_object(local_bucket, "key", DATA)
+    local_endpoint.reset_stats()
+    return ObjectId(local_bucket, "key")
+
+
+def reads(source: ObjectId, spans: Sequence[tuple[int, int]]) -> tuple[list[Read], list[Guarded]]:
+    memories = [Guarded(end - start) for start, end in spans]
+    made = [Read(source, ByteRange(*span), memory.view) for span, memory in zip(spans, memories, strict=True)]
+    return made, memories
+
+
+def assert_landed(spans: Sequence[tuple[int, int]], memories: Sequence[Guarded]) -> None:
+    for (start, end), memory in zip(spans, memories, strict=True):
+        assert memory.view == DATA[start:end]
+        assert memory.intact
+
+
+async def test_any_ranges(engine: Engine, source: ObjectId) -> None:
+    rng = random.Random(3)
+    for _ in range(15):
+        spans = []
+        for _ in range(rng.randint(1, 20)):
+            start = rng.randrange(len(DATA))
+            spans.append((start, min(len(DATA), start + rng.choice([0, 1, 100, 70 * KiB, 3 * MiB]))))
+        made, memories = reads(source, spans)
+        stats = await engine.fetch_into(made)
+        assert_landed(spans, memories)
+        assert stats.wanted_bytes == sum(end - start for start, end in spans) <= stats.fetched_bytes
+        assert stats.retries == 0
+
+
+async def test_near_ranges_share_a_request(engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint) -> None:
+    spans = [(start, start + 1000) for start in range(0, 100_000, 2000)]
+    made, memories = reads(source, spans)
+    stats = await engine.fetch_into(made)
+    assert_landed(spans, memories)
+    assert stats.requests == local_endpoint.stats().requests["GetObject"] == 1
+    assert (stats.wanted_bytes, stats.fetched_bytes) == (50_000, 99_000)
+    far = [(0, 10), (MiB, MiB + 10)]
+    made, memories = reads(source, far)
+    assert (await engine.fetch_into(made)).requests == 2
+    assert_landed(far, memories)
+
+
+async def test_a_download_may_bound_its_gaps(engine: Engine, source: ObjectId) -> None:
+    spans = [(0, 10), (500, 510), (5000, 5010)]
+    made, memories = reads(source, spans)
+    download = Download(engine, lambda _: None, max_gap_bytes=1000)
+    download.submit([Job(made)])
+    download.finish()
+    assert (await download.run()).requests == 2
+    assert_landed(spans, memories)
+
+
+async def test_jobs_are_told_when_all_of_them_has_landed(engine: Engine, source: ObjectId) -> None:
+    done: list[object] = []
+    download = Download(engine, lambda job: done.append((job.token, job.missing_bytes)))
+    first, memories = reads(source, [(0, 10), (6 * MiB, 6 * MiB + 10)])
+    empty, _ = reads(source, [(5, 5)])
+    download.submit([Job(first, "first"), Job(empty, "empty"), Job([], "none")])
+    assert done == [("empty", 0), ("none", 0)]
+    download.finish()
+    await download.run()
+    assert done[2:] == [("first", 0)]
+    assert_landed([(0, 10), (6 * MiB, 6 * MiB + 10)], memories)
+
+
+@pytest.mark.parametrize("into", [bytearray(9), bytearray(11), bytes(10), memoryview(bytearray(40)).cast("f")])
+def test_memory_that_does_not_fit(into: bytes | bytearray | memoryview) -> None:
+    with pytest.raises(ValueError, match="10 bytes need as many bytes of writable memory"):
+        Read(ObjectId("b", "k"), ByteRange(0, 10), memoryview(into))
+
+
+@pytest.mark.parametrize("kind", [FaultKind.RESET, FaultKind.END_EARLY, FaultKind.STALL])
+async def test_a_broken_transfer_goes_on_at_the_byte_it_reached(
+    engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint, kind: FaultKind
+) -> None:
+    size = 2 * MiB
+    local_endpoint.add_fault(Fault(kind, "GetObject", after_bytes=700_000))
+    made, memories = reads(source, [(0, size)])
+    stats = await engine.fetch_into(made)
+    assert_landed([(0, size)], memories)
+    assert stats.retries == 1
+    ranges = [record.range for record in local_endpoint.requests() if record.operation == "GetObject"]
+    resumed = int(ranges[-1].removeprefix("bytes=").partition("-")[0])
+    assert 0 < resumed <= 700_000
+    assert local_endpoint.stats().body_bytes_out <= size + 700_000 - resumed
+
+
+async def test_many_breaks_are_outlived_while_bytes_move(
+    engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint
+) -> None:
+    local_endpoint.add_fault(Fault(FaultKind.RESET, "GetObject", count=8, after_bytes=200_000))
+    made, memories = reads(source, [(0, 2 * MiB)])
+    stats = await engine.fetch_into(made)
+    assert_landed([(0, 2 * MiB)], memories)
+    assert stats.retries >= 8 > engine.config.max_attempts
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(FaultKind.ERROR, "GetObject", count=2),
+        Fault(FaultKind.ERROR, "GetObject", count=2, status=500, code="InternalError"),
+        Fault(FaultKind.RESET, "GetObject", count=2, after_bytes=None),
+        Fault(FaultKind.END_EARLY, "GetObject", count=2, after_bytes=None),
+        Fault(FaultKind.STALL, "GetObject", count=1, after_bytes=None),
+        Fault(FaultKind.CLOSE, "GetObject", count=None),
+        Fault(FaultKind.EMPTY_ETAG, "GetObject", count=2),
+        Fault(FaultKind.EMPTY_ETAG, "GetObject", count=None),
+        Fault(FaultKind.ERROR, "GetObject", count=None, probability=0.3, seed=5),
+    ],
+)
+async def test_faults_are_outlived(
+    engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint, fault: Fault
+) -> None:
+    local_endpoint.add_fault(fault)
+    spans = [(0, 5 * MiB), (6 * MiB, 12 * MiB), (5_500_000, 5_600_000)]
+    made, memories = reads(source, spans)
+    await engine.fetch_into(made)
+    assert_landed(spans, memories)
+
+
+async def test_a_server_that_always_sends_all_of_it(
+    engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint
+) -> None:
+    """Is an error that says so, and no byte lands."""
+    local_endpoint.add_fault(Fault(FaultKind.WHOLE_OBJECT, "GetObject", count=None))
+    made, memories = reads(source, [(100, 200)])
+    with pytest.raises(Exception, match="does not serve ranges"):
+        await engine.fetch_into(made)
+    assert memories[0].untouched
+
+
+async def test_a_stall_that_stays_is_an_error_with_the_attempts(
+    engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint
+) -> None:
+    local_endpoint.add_fault(Fault(FaultKind.STALL, "GetObject", count=None, after_bytes=None))
+    made, memories = reads(source, [(0, 1000)])
+    with pytest.raises(TransportTimeout, match=r"s3://.*gave up after 4 attempts") as failure:
+        await engine.fetch_into(made)
+    assert failure.value.attempts == 4
+    assert failure.value.elapsed_s >= 4 * 0.4
+    assert memories[0].untouched
+
+
+async def test_throttling_lowers_the_limit(engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint) -> None:
+    before = engine.get_control.limit
+    local_endpoint.add_fault(Fault(FaultKind.ERROR, "GetObject", count=1))
+    made, memories = reads(source, [(0, 100)])
+    await engine.fetch_into(made)
+    assert_landed([(0, 100)], memories)
+    assert engine.get_control.limit == before // 2
+    assert engine.put_control.limit == before
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+async def test_an_object_replaced_meanwhile(
+    engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint, ignored: bool
+) -> None:
+    """Its ETag is another for the second half, whether or not the server minds If-Match."""
+    first_landed = asyncio.Event()
+    download = Download(engine, lambda _: first_landed.set())
+    made, _ = reads(source, [(0, 100)])
+    download.submit([Job(made)])
+    task = asyncio.ensure_future(download.run())
+    await first_landed.wait()
+    local_endpoint.replace_object(source.bucket, source.key, DATA[::-1])
+    if ignored:
+        local_endpoint.add_fault(Fault(FaultKind.IGNORE_CONDITIONS, "GetObject"))
+    later, memories = reads(source, [(1000, 2000)])
+    download.submit([Job(later)])
+    download.finish()
+    with pytest.raises(ObjectChanged, match=str(source)):
+        await task
+    assert memories[0].untouched
+
+
+async def test_a_truncated_object(engine: Engine, source: ObjectId) -> None:
+    for start in (len(DATA) - 10, len(DATA) + 10):
+        made, memories = reads(source, [(start, start + 100)])
+        with pytest.raises(ShortRead):
+            await engine.fetch_into(made)
+        assert memories[0].untouched
+
+
+async def test_a_failure_ends_the_rest(engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint) -> None:
+    local_endpoint.add_fault(Fault(FaultKind.STALL, "GetObject", key="key", count=None, after_bytes=1000))
+    made, memories = reads(source, [(0, 4 * MiB)])
+    made += reads(ObjectId(source.bucket, "missing"), [(0, 10)])[0]
+    with pytest.raises(NotFound):
+        await engine.fetch_into(made)
+    before = bytes(memories[0].view)
+    local_endpoint.clear_faults()
+    made, _ = reads(source, [(0, 100)])
+    await engine.fetch_into(made)
+    assert bytes(memories[0].view) == before
+
+
+async def test_cancellation_leaves_the_memory_alone(
+    engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint
+) -> None:
+    local_endpoint.set_shape(Shape(connection_bytes_per_s=20 * MiB))
+    made, memories = reads(source, [(0, len(DATA))])
+    task = asyncio.ensure_future(engine.fetch_into(made))
+    while memories[0].untouched:  # noqa: ASYNC110  # bytes in memory set no event
+        await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    before = bytes(memories[0].view)
+    await asyncio.sleep(0.05)
+    assert bytes(memories[0].view) == before
+    assert memories[0].intact
+
+
+async def test_connections_are_bounded(config: S3ClientConfig, source: ObjectId, local_endpoint: LocalEndpoint) -> None:
+    async with Engine(config.merged(max_connections=3)) as engine:
+        spans = [(start, start + 1000) for start in range(0, len(DATA) - 1000, 200_000)]
+        made, memories = reads(source, spans)
+        await engine.fetch_into(made)
+        assert_landed(spans, memories)
+    stats = local_endpoint.stats()
+    assert stats.requests["GetObject"] == len(spans)
+    assert stats.connections_peak <= 3

@@ -1,0 +1,236 @@
+"""The basic operations, on the local endpoint and on servers that nobody here wrote."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from array import array
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from aiockpt.config import S3ClientConfig
+from aiockpt.engine import engine as room
+from aiockpt.engine.download import Read
+from aiockpt.engine.engine import Engine
+from aiockpt.errors import (
+    AccessDenied,
+    ConfigError,
+    ConnectError,
+    NotFound,
+    ObjectChanged,
+    PreconditionFailed,
+    Throttled,
+)
+from aiockpt.model import ANYTHING, NOTHING, ByteRange, MiB, ObjectId
+from aiockpt.s3.control import ListedObject
+from aiockpt.testing import Fault, FaultKind, LocalEndpoint
+from servers.base import S3Server
+
+DATA = random.Random(11).randbytes(6 * MiB)
+KEYS = ["plain", "with space", "a+b", "100%", "100%25", "ünïcode-鍵", "a/b/c", "~.-_!*'()"]
+
+
+@pytest.fixture
+async def elsewhere(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Engine]:
+    for name, value in s3_server.environ().items():
+        monkeypatch.setenv(name, value)
+    async with Engine(S3ClientConfig(part_size=5 * MiB, backoff_base_s=0.01)) as engine:
+        yield engine
+
+
+async def keys(engine: Engine, prefix: ObjectId, delimiter: str = "") -> list[str]:
+    rows = [row async for row in engine.list_objects(prefix, delimiter)]
+    return sorted(row.key if isinstance(row, ListedObject) else row for row in rows)
+
+
+async def test_elsewhere(elsewhere: Engine, bucket: str, s3_server: S3Server) -> None:
+    engine = elsewhere
+    for key in KEYS:
+        target = ObjectId(bucket, key)
+        assert not await engine.exists(target)
+        info = await engine.put(target, [key.encode(), DATA[:100]])
+        assert info.size == len(key.encode()) + 100
+        assert (await engine.head(target)).size == info.size
+        assert await engine.get(target) == key.encode() + DATA[:100]
+        assert (await engine.get_small(target))[0] == key.encode() + DATA[:100]
+    assert await keys(engine, ObjectId(bucket, "")) == sorted(KEYS)
+    assert await keys(engine, ObjectId(bucket, "a"), "/") == ["a+b", "a/"]
+
+    for key in KEYS:
+        copy = ObjectId(bucket, f"copies/{key}")
+        await engine.copy(ObjectId(bucket, key), copy)
+        assert await engine.get(copy) == key.encode() + DATA[:100]
+        for _ in range(2):
+            await engine.delete(copy)
+        assert not await engine.exists(copy)
+
+    once = ObjectId(bucket, "once")
+    await engine.put(once, [b"first"], NOTHING)
+    if s3_server.keeps_if_none_match:
+        with pytest.raises(PreconditionFailed):
+            await engine.put(once, [b"second"], NOTHING)
+        assert await engine.get(once) == b"first"
+
+
+async def test_large_objects_elsewhere(elsewhere: Engine, bucket: str) -> None:
+    engine, target = elsewhere, ObjectId(bucket, "large +%")
+    info = await engine.put(target, [DATA[: 3 * MiB], DATA[3 * MiB :]])
+    assert info.size == len(DATA)
+    memory = bytearray(MiB + 1000)
+    spans = [ByteRange(5 * MiB - 500, 5 * MiB + 500), ByteRange(MiB, 2 * MiB)]
+    views = [memoryview(memory)[:1000], memoryview(memory)[1000:]]
+    await engine.fetch_into([Read(target, span, view) for span, view in zip(spans, views, strict=True)])
+    assert memory == DATA[5 * MiB - 500 : 5 * MiB + 500] + DATA[MiB : 2 * MiB]
+    uploads = [row async for row in engine.pending_uploads(ObjectId(bucket, ""))]
+    assert uploads == []
+
+
+async def test_refusals_elsewhere(
+    elsewhere: Engine, bucket: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(NotFound):
+        await elsewhere.get(ObjectId(bucket, "missing"))
+    with pytest.raises(NotFound):
+        await elsewhere.put(ObjectId("no-such-bucket-here", "key"), [b"x"])
+    if s3_server.checks_signature:
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+        async with Engine(elsewhere.config) as engine:
+            for attempt in (engine.put(ObjectId(bucket, "key"), [b"x"]), engine.head(ObjectId(bucket, "key"))):
+                with pytest.raises(AccessDenied):
+                    await attempt
+
+
+# ---- on the local endpoint
+
+
+@pytest.mark.parametrize(
+    ("views", "whole"),
+    [
+        ([], b""),
+        ([b""], b""),
+        ([b"a", bytearray(b"b"), memoryview(b"c")], b"abc"),
+        ([memoryview(array("d", [1.0, 2.0]))], array("d", [1.0, 2.0]).tobytes()),
+        ([memoryview(array("i", range(100_000))), b"x"], array("i", range(100_000)).tobytes() + b"x"),
+        ([memoryview(bytes(12)).cast("B", (3, 4))], bytes(12)),
+    ],
+)
+async def test_put_takes_any_memory(engine: Engine, local_bucket: str, views: Sequence[Any], whole: bytes) -> None:
+    target = ObjectId(local_bucket, "key")
+    assert (await engine.put(target, views)).size == len(whole)
+    assert await engine.get(target) == whole
+
+
+async def test_many_tasks_share_an_engine(engine: Engine, local_bucket: str) -> None:
+    async def there_and_back(number: int) -> None:
+        target = ObjectId(local_bucket, f"k{number}")
+        data = DATA[number : number + 100_000]
+        await engine.put(target, [data])
+        assert await engine.get(target) == data
+
+    await asyncio.gather(*(there_and_back(number) for number in range(30)))
+
+
+async def test_an_object_replaced_between_its_size_and_its_bytes(
+    engine: Engine, local_bucket: str, local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = ObjectId(local_bucket, "key")
+    await engine.put(target, [b"short"])
+    real = engine.client.control.head
+
+    async def head_then_replace(which: ObjectId) -> Any:
+        info = await real(which)
+        local_endpoint.replace_object(local_bucket, "key", b"something longer")
+        return info
+
+    monkeypatch.setattr(engine.client.control, "head", head_then_replace)
+    with pytest.raises(ObjectChanged):
+        await engine.get(target)
+
+
+async def test_a_copy_in_parts(
+    engine: Engine, local_bucket: str, local_endpoint: LocalEndpoint, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(room, "MAX_COPY_BYTES", MiB)
+    monkeypatch.setattr(room, "COPY_PART_BYTES", 5 * MiB)
+    source, target = ObjectId(local_bucket, "source ü+"), ObjectId(local_bucket, "target")
+    await engine.put(source, [DATA])
+    local_endpoint.reset_stats()
+    await engine.copy(source, target)
+    assert await engine.get(target) == DATA
+    assert local_endpoint.stats().requests["UploadPartCopy"] == 2
+    local_endpoint.add_fault(Fault(FaultKind.ERROR, "UploadPartCopy", count=None, status=403, code="AccessDenied"))
+    with pytest.raises(AccessDenied):
+        await engine.copy(source, target)
+    assert [row async for row in engine.pending_uploads(ObjectId(local_bucket, ""))] == []
+
+
+@pytest.mark.parametrize(
+    "operation", ["HeadObject", "DeleteObject", "CopyObject", "ListObjectsV2", "ListMultipartUploads"]
+)
+async def test_control_operations_are_tried_again(
+    engine: Engine, local_bucket: str, local_endpoint: LocalEndpoint, operation: str
+) -> None:
+    target = ObjectId(local_bucket, "key")
+    await engine.put(target, [b"x"])
+    local_endpoint.add_fault(Fault(FaultKind.ERROR, operation, count=2))
+    await engine.copy(target, ObjectId(local_bucket, "copy"))
+    assert await keys(engine, ObjectId(local_bucket, "")) == ["copy", "key"]
+    assert [row async for row in engine.pending_uploads(ObjectId(local_bucket, ""))] == []
+    assert await engine.exists(target)
+    await engine.delete(target)
+    local_endpoint.add_fault(Fault(FaultKind.ERROR, operation, count=None))
+    with pytest.raises(Throttled) as failure:
+        copy = ObjectId(local_bucket, "copy")
+        await engine.head(copy)
+        await engine.copy(copy, target)
+        await engine.delete(copy)
+        await keys(engine, target)
+        _ = [row async for row in engine.pending_uploads(target)]
+    assert failure.value.attempts == 4
+
+
+async def test_a_missing_bucket(engine: Engine) -> None:
+    nowhere = ObjectId("no-such-bucket", "key")
+    for attempt in (engine.get(nowhere), engine.put(nowhere, [b"x"]), engine.exists(nowhere), engine.delete(nowhere)):
+        with pytest.raises(NotFound, match="no-such-bucket"):
+            await attempt
+
+
+async def test_expired_credentials_are_renewed(
+    engine: Engine, local_bucket: str, local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "fresh")
+    for operation in ("PutObject", "GetObject", "HeadObject"):
+        local_endpoint.add_fault(Fault(FaultKind.ERROR, operation, status=400, code="ExpiredToken"))
+    target = ObjectId(local_bucket, "key")
+    await engine.put(target, [b"x"], ANYTHING)
+    assert await engine.get(target) == b"x"
+    assert (await engine.client._session.credentials()).token == "fresh"
+
+
+@pytest.mark.parametrize("wrong", [{"part_size": MiB}, {"max_attempts": 0}, {"part_size": 6 * 1024 * MiB}])
+def test_settings_that_cannot_work(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Engine(S3ClientConfig(**wrong))
+
+
+async def test_an_endpoint_that_is_not_there(config: S3ClientConfig, unused_tcp_port: int) -> None:
+    url = f"http://127.0.0.1:{unused_tcp_port}"
+    target = ObjectId("bucket", "key")
+    async with Engine(config.merged(endpoint_url=url, max_attempts=2)) as engine:
+        for attempt in (engine.get(target), engine.put(target, [b"x"]), engine.get_small(target)):
+            with pytest.raises(ConnectError, match=r"s3://bucket/key.*[Cc]heck the endpoint URL") as failure:
+                await attempt
+            assert failure.value.attempts == 2
+
+
+async def test_no_connection_is_left(config: S3ClientConfig, local_bucket: str, local_endpoint: LocalEndpoint) -> None:
+    async with Engine(config) as engine:
+        await engine.put(ObjectId(local_bucket, "key"), [DATA])
+    for _ in range(100):
+        if local_endpoint.stats().connections_current == 0:
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("connections are open")

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 
 from aiockpt.blocking.download import BlockingDownload
 from aiockpt.blocking.store import Store
+from aiockpt.engine.budget import ByteBudget
 from aiockpt.engine.download import Job, Read
 from aiockpt.model import ByteRange, MiB, ObjectId
 
@@ -79,13 +80,11 @@ class ObjectStream(Iterator[memoryview]):
             self._end = self._store.head(self._source).size
         self._exits = ExitStack()
         download = self._exits.enter_context(self._store.download())
-        self._exits.callback(download.cancel)
-        self._exits.callback(self._release)
+        self._exits.callback(
+            _release, download.engine.budget, self._ahead
+        )  # no bound method: a cycle would keep it all
+        self._exits.callback(download.cancel)  # first of all: callbacks run in reverse
         self._download = download
-
-    def _release(self) -> None:
-        self._download.engine.budget.release(sum(map(len, self._ahead.values())))
-        self._ahead.clear()
 
     def _request_ahead(self) -> None:
         """Keep the window full; at least one chunk is requested even when the budget is spent."""
@@ -102,3 +101,9 @@ class ObjectStream(Iterator[memoryview]):
             self._ahead[self._position] = memory
             self._download.submit([Job([Read(self._source, span, memory)], self._position)])
             self._position += size
+
+
+def _release(budget: ByteBudget, ahead: dict[int, memoryview]) -> None:
+    """Give back what was reserved for chunks that nobody took."""
+    budget.release(sum(map(len, ahead.values())))
+    ahead.clear()

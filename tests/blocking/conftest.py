@@ -1,0 +1,38 @@
+"""Stores on the local endpoint, impatient and fast to try again."""
+
+from __future__ import annotations
+
+import pytest
+
+from aiockpt.blocking.store import Store
+from aiockpt.config import S3ClientConfig
+from aiockpt.engine.engine import Engine
+from aiockpt.model import MiB, ObjectId
+from aiockpt.testing import LocalEndpoint
+
+
+@pytest.fixture
+def config(local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch) -> S3ClientConfig:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", local_endpoint.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", local_endpoint.secret_key)
+    return S3ClientConfig(
+        endpoint_url=local_endpoint.url, part_size=5 * MiB, backoff_base_s=0.001, stall_timeout_s=2.0, max_attempts=3
+    )
+
+
+@pytest.fixture
+def store(config: S3ClientConfig) -> Store:
+    return Store(config)
+
+
+def reserved_bytes(store: Store) -> int:
+    """What is reserved of the store's budget."""
+    with store.lease() as lease:
+        return lease.engine.budget.reserved_bytes
+
+
+def open_uploads(store: Store, bucket: str) -> int:
+    async def count(engine: Engine) -> int:
+        return len([row async for row in engine.pending_uploads(ObjectId(bucket, ""))])
+
+    return store.run(count)

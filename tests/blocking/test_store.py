@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pytest
+
+from aiockpt.blocking.store import Store
+from aiockpt.config import S3ClientConfig
+from aiockpt.engine.engine import Engine
+from aiockpt.errors import NotFound, PreconditionFailed
+from aiockpt.model import NOTHING, ObjectId
+from aiockpt.s3.control import ListedObject
+from aiockpt.testing import Fault, FaultKind, LocalEndpoint
+from blocking.conftest import open_uploads
+
+
+def test_making_one_asks_nobody() -> None:
+    store = Store(S3ClientConfig(endpoint_url="http://no-such-host.invalid"), "no-such-region")
+    assert pickle.loads(pickle.dumps(store)) == store
+    assert copy.deepcopy(store) == store
+
+
+def test_objects(store: Store, local_bucket: str) -> None:
+    target = ObjectId(local_bucket, "a/key")
+    info = store.put(target, b"data")
+    assert store.head(target) == info
+    assert store.exists(target)
+    assert store.get_small(target) == b"data"
+    store.copy(target, ObjectId(local_bucket, "b"))
+    rows = store.list_objects(ObjectId(local_bucket, ""), "/")
+    assert [row if isinstance(row, str) else row.key for row in rows] == ["a/", "b"]
+    assert [type(row) for row in rows] == [str, ListedObject]
+    with pytest.raises(PreconditionFailed):
+        store.put(target, b"other", NOTHING)
+    store.delete(target)
+    assert not store.exists(target)
+    with pytest.raises(NotFound):
+        store.head(target)
+
+
+def test_equal_settings_share_an_engine(store: Store, config: S3ClientConfig) -> None:
+    with store.lease() as first, Store(config).lease() as second, Store(config, "eu-west-3").lease() as third:
+        assert first.engine is second.engine is not third.engine
+        assert first.bridge is third.bridge
+
+
+def test_many_threads(store: Store, local_bucket: str) -> None:
+    outcomes: list[bytes] = []
+
+    def there_and_back(number: int) -> None:
+        target = ObjectId(local_bucket, f"k{number}")
+        store.put(target, bytes([number]))
+        outcomes.append(store.get_small(target))
+
+    threads = [threading.Thread(target=there_and_back, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == [bytes([number]) for number in range(12)]
+
+
+def test_work_on_the_loop(store: Store, local_bucket: str) -> None:
+    async def both(engine: Engine) -> list[bool]:
+        return await asyncio.gather(*(engine.exists(ObjectId(local_bucket, key)) for key in "ab"))
+
+    assert store.run(both) == [False, False]
+    assert store.start(both).result() == [False, False]
+
+
+def script(source: str, endpoint: LocalEndpoint, bucket: str) -> subprocess.CompletedProcess[str]:
+    """Run a program with a ``store``, a ``bucket`` and some data."""
+    opening = f"""
+        import os, signal, sys, threading, time
+        from aiockpt.blocking.store import Store
+        from aiockpt.blocking.writing import S3Writer
+        from aiockpt.blocking.reading import ObjectStream
+        from aiockpt.config import S3ClientConfig
+        from aiockpt.model import MiB, ObjectId
+        store = Store(S3ClientConfig(endpoint_url={endpoint.url!r}, part_size=5 * MiB))
+        bucket = {bucket!r}
+    """
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(opening) + textwrap.dedent(source)],
+        env={**os.environ, **endpoint.environ()},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def assert_quiet(done: subprocess.CompletedProcess[str], said: str = "") -> None:
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, said.split(), "")
+
+
+def test_exit_during_an_upload_leaves_nothing_behind(
+    store: Store, local_endpoint: LocalEndpoint, local_bucket: str
+) -> None:
+    done = script(
+        """
+        writer = S3Writer(store, ObjectId(bucket, "key"))
+        for _ in range(30):
+            writer.write(bytes(MiB))
+        keep = [writer]  # in use to the very end
+        """,
+        local_endpoint,
+        local_bucket,
+    )
+    assert done.returncode == 0
+    assert not store.exists(ObjectId(local_bucket, "key"))
+    assert open_uploads(store, local_bucket) == 0
+
+
+def test_ctrl_c_during_an_upload_leaves_nothing_behind(
+    store: Store, local_endpoint: LocalEndpoint, local_bucket: str
+) -> None:
+    local_endpoint.add_fault(Fault(FaultKind.STALL, "UploadPart", count=None, after_bytes=1000))
+    done = script(
+        """
+        threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        begun = time.monotonic()
+        try:
+            store.put(ObjectId(bucket, "key"), bytes(12 * MiB))
+        except KeyboardInterrupt:
+            print("interrupted", time.monotonic() - begun < 3)
+        """,
+        local_endpoint,
+        local_bucket,
+    )
+    assert_quiet(done, "interrupted True")
+    local_endpoint.clear_faults()
+    assert open_uploads(store, local_bucket) == 0
+
+
+def test_a_forked_child_builds_its_own(local_endpoint: LocalEndpoint, local_bucket: str) -> None:
+    """Whatever the parent had open stays the parent's, and is let go without a word."""
+    done = script(
+        """
+        target = ObjectId(bucket, "key")
+        store.put(target, bytes(40 * MiB))
+        stream = ObjectStream(store, target)
+        next(stream)
+        writer = S3Writer(store, ObjectId(bucket, "written"))
+        writer.write(b"parent")
+        child = os.fork()
+        if not child:
+            del stream, writer
+            assert store.head(target).size == 40 * MiB
+            store.put(ObjectId(bucket, "child"), b"child")
+            sys.exit(7)
+        assert os.waitpid(child, 0)[1] == 7 << 8
+        assert sum(map(len, stream)) == 36 * MiB
+        writer.close()
+        assert store.get_small(ObjectId(bucket, "written")) == b"parent"
+        assert store.get_small(ObjectId(bucket, "child")) == b"child"
+        """,
+        local_endpoint,
+        local_bucket,
+    )
+    assert_quiet(done)

@@ -29,7 +29,8 @@ NAMES = {
     ),
     "aiockpt.s3reader.constructor": "S3ReaderConstructor DCPOptimizedConstructor".split(),
     "aiockpt.s3reader.dcp_optimized": (
-        "DCPOptimizedS3Reader ItemRange RangeGroup DEFAULT_MAX_GAP_SIZE FIND_ITEM_ERROR_PREFIX FALLBACK_GUIDANCE".split()
+        "DCPOptimizedS3Reader ItemRange RangeGroup DEFAULT_MAX_GAP_SIZE FIND_ITEM_ERROR_PREFIX "
+        "FALLBACK_GUIDANCE".split()
     ),
     "aiockpt.s3reader.sequential": ["SequentialS3Reader"],
     "aiockpt.s3reader.ranged": ["RangedS3Reader"],

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from botocore.config import Config
-from servers.base import S3Server, _session
 from torch.distributed.checkpoint.api import CheckpointException
 
 from aiockpt.dcp import S3FileSystem, S3StorageReader, S3StorageWriter
 from aiockpt.model import ObjectId
+from servers.base import S3Server, _session
 
 StateDict = dict[str, Any]
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-from servers.base import S3Server
-from servers.process import free_port as unused_port
 
 from aiockpt.testing import LocalEndpoint
-
-sys.path.insert(0, str(Path(__file__).parent))  # so that `checkpoints` is importable; tests are not a package
-
-from checkpoints import Place
+from dcp.checkpoints import Place
+from servers.base import S3Server
+from servers.process import free_port as unused_port
 
 
 @pytest.fixture

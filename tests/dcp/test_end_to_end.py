@@ -10,7 +10,6 @@ from typing import IO, Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from checkpoints import Place, StateDict, emptied, failure, load, random_tensor, same_bits, save
 from torch.distributed.checkpoint._extension import ExtensionRegistry, StreamTransformExtension
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
@@ -22,6 +21,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, ReadItem, SavePlan, W
 from aiockpt import S3ReaderConstructor
 from aiockpt.archive.tensor_pickle import NAMED_DTYPES, STORAGE_NAMES
 from aiockpt.errors import AiockptError, TargetMismatch
+from dcp.checkpoints import Place, StateDict, emptied, failure, load, random_tensor, same_bits, save
 
 #: DCP itself does not know the size of torch's bits*
 DTYPES = [*STORAGE_NAMES, *(dtype for name, dtype in NAMED_DTYPES.items() if not name.startswith("bits"))]
@@ -229,11 +229,11 @@ def test_async_save(local: Place, kind: Any, free_port: int, monkeypatch: pytest
         monkeypatch.setenv(name, value)
     torch.distributed.init_process_group("gloo")
     try:
-        state = {"w": torch.randn(200, 200), "step": 4}
+        state: StateDict = {"w": torch.randn(200, 200), "step": 4}
         expected = {"w": state["w"].clone(), "step": 4}
         writer = local.writer()
         future: Any = dcp.async_save(state, storage_writer=writer, async_checkpointer_type=kind)
-        state["w"].zero_()  # type: ignore[attr-defined]
+        state["w"].zero_()
         future.result()
         assert same_bits(local.load(emptied(expected)), expected)
     finally:

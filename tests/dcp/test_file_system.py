@@ -4,11 +4,10 @@ import os
 import pickle
 import random
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any, cast
 
 import pytest
 import torch
-from checkpoints import Place
 from torch.distributed.checkpoint.filesystem import FileSystemBase
 
 from aiockpt import S3Exception, S3ReaderConstructor
@@ -17,6 +16,7 @@ from aiockpt.dcp.file_system import DELETE_TRIES
 from aiockpt.errors import AccessDenied, NotFound, TransportError
 from aiockpt.s3reader import RangedS3Reader, SequentialS3Reader
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
+from dcp.checkpoints import Place
 
 REGION = "nowhere-in-particular"
 
@@ -272,9 +272,9 @@ def test_torch_saves_to_and_loads_from_its_streams(local: Place) -> None:
     tensor = torch.randn(300, 400)
     fs = local.fs()
     with fs.create_stream(local.uri("x.pt"), "wb") as stream:
-        torch.save({"x": tensor}, stream)  # type: ignore[arg-type]
+        torch.save({"x": tensor}, cast("IO[bytes]", stream))
     with fs.create_stream(local.uri("x.pt"), "rb") as stream:
-        assert torch.equal(torch.load(stream)["x"], tensor)  # type: ignore[arg-type]
+        assert torch.equal(torch.load(cast("IO[bytes]", stream))["x"], tensor)
 
 
 def test_nobody_there(free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:

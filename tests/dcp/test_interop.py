@@ -7,18 +7,18 @@ import json
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from checkpoints import Place, StateDict, emptied, load, random_tensor, same_bits, save
 from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
 from torch.distributed.checkpoint.filesystem import SerializationFormat
 from torch.distributed.checkpoint.metadata import Metadata
 
 from aiockpt import S3Checkpoint, S3ReaderConstructor
 from aiockpt.dcp import HexPrefixStrategy
+from dcp.checkpoints import Place, StateDict, emptied, load, random_tensor, same_bits, save
 
 
 def sample() -> StateDict:
@@ -121,7 +121,7 @@ def test_we_read_stock_safetensors_files(local: Place, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::FutureWarning")
 def test_fsspec_and_we_read_each_other(local: Place) -> None:
-    options = {
+    options: dict[str, Any] = {
         "key": local.server.access_key,
         "secret": local.server.secret_key,
         "endpoint_url": local.server.endpoint_url,
@@ -176,7 +176,7 @@ class Archived:
             data = objects.setdefault(place.relative_path + ".new", bytearray())
             try:
                 tensor = torch.load(io.BytesIO(stored), weights_only=True)
-            except Exception:  # not an archive: a serialized object
+            except Exception:  # noqa: BLE001  # no tensor: a serialized object
                 tensor = None
             stored = dialect(tensor) if isinstance(tensor, torch.Tensor) else stored
             place.offset, place.length = len(data), len(stored)
@@ -232,7 +232,7 @@ def test_torch_save_and_load_through_s3_checkpoint(foreign: Place) -> None:
     state = sample()
     checkpoint = S3Checkpoint(foreign.server.region, endpoint=foreign.server.endpoint_url)
     with checkpoint.writer(foreign.uri("plain.pt")) as writer:
-        torch.save(state, writer)
+        torch.save(state, cast("IO[bytes]", writer))
     with checkpoint.reader(foreign.uri("plain.pt")) as reader:
         assert same_bits(torch.load(reader, weights_only=True), state)
     assert same_bits(torch.load(io.BytesIO(foreign.get("plain.pt")), weights_only=True), state)

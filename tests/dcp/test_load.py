@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from checkpoints import Place, StateDict, emptied, failure, nbytes_of, random_tensor, same_bits
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import SerializationFormat
@@ -19,6 +18,7 @@ from aiockpt.dcp.slices import MAX_STRIDE_GAP_BYTES
 from aiockpt.errors import ChecksumMismatch, IntegrityError, MetadataError, NotFound, S3Exception, ShortRead
 from aiockpt.model import KiB, MiB
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
+from dcp.checkpoints import Place, StateDict, emptied, failure, nbytes_of, random_tensor, same_bits
 
 MODEL = {
     "large": random_tensor((1000, 1000), torch.float32, 1),
@@ -113,7 +113,9 @@ def test_rows_fetch_what_they_need(
     needed = 0
     for rank in range(ranks):
         parts = {name: torch.tensor_split(tensor, ranks)[rank] for name, tensor in state.items()}
-        starts = {name: (_start(tensor.shape[0], ranks, rank), 0) for name, tensor in state.items()}
+        starts: dict[str, tuple[int, ...]] = {
+            name: (_start(tensor.shape[0], ranks, rank), 0) for name, tensor in state.items()
+        }
         planner = Slices(starts)
         assert same_bits(local.load(emptied(parts), planner=planner), parts)
         assert sorted(planner.committed) == ["v", "w"]
@@ -291,7 +293,7 @@ class Failing(DefaultLoadPlanner):
 
     def resolve_tensor(self, read_item: ReadItem) -> torch.Tensor:
         self._count("resolve_tensor")
-        return super().resolve_tensor(read_item)
+        return cast("torch.Tensor", super().resolve_tensor(read_item))
 
     def commit_tensor(self, read_item: ReadItem, tensor: torch.Tensor) -> None:
         self._count("commit_tensor")

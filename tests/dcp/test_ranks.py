@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import Place
+
+from dcp.checkpoints import Place
+from dcp.workers import shards
 from servers.process import free_port
-
-sys.path.insert(0, str(Path(__file__).parent / "workers"))
-
-import shards
 
 #: Forks ranks from a process that has imported torch once and has no threads: 20 ms a rank instead of some seconds.
 RANKS = multiprocessing.get_context("forkserver")

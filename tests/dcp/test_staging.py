@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import torch
-from checkpoints import random_tensor, raw_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aiockpt.dcp.staging import blocks, host_memory, staged_blocks
+from dcp.checkpoints import random_tensor, raw_bytes
 
 
 @st.composite

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import Place, emptied, failure, load, same_bits
-from servers.base import make_bucket
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import MetadataIndex
@@ -18,6 +16,8 @@ from aiockpt.dcp import S3FileSystem, S3StorageReader, S3StorageWriter
 from aiockpt.errors import AccessDenied, AiockptError, MetadataError, NotFound, TransportError
 from aiockpt.s3reader import DCPS3ReaderConstructorProtocol, S3ReaderConstructorProtocol, SequentialS3Reader
 from aiockpt.s3reader.constructor import DCPOptimizedConstructor
+from dcp.checkpoints import Place, emptied, failure, load, same_bits
+from servers.base import make_bucket
 
 STATE = {"w": torch.randn(300, 300), "v": torch.randn(5), "step": 3}
 

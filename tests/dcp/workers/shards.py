@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 import warnings
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -54,23 +55,30 @@ def save(mesh: DeviceMesh, uri: str, options: dict[str, Any]) -> None:
     dcp.save(state, storage_writer=writer, use_collectives=options.get("use_collectives", True))
 
 
+def expect_failure(work: Callable[[], None], name: str) -> None:
+    """That every rank's failure is of the named type of ours."""
+    try:
+        work()
+    except dcp.api.CheckpointException as error:
+        failures = [wrapped[0] for wrapped in error.failures.values()]
+    else:
+        failures = []
+    assert {type(failure).__name__ for failure in failures} == {name}, failures
+    assert all(isinstance(failure, AiockptError) for failure in failures)
+
+
 def load(mesh: DeviceMesh, uri: str, options: dict[str, Any]) -> None:
-    state = sharded(mesh, options.get("dim", 0)) | {"model": model(2).state_dict(), "step": None}
+    state: dict[str, Any] = sharded(mesh, options.get("dim", 0)) | {"model": model(2).state_dict(), "step": None}
     expected = {name: whole(value) for name, value in sharded(mesh, 0).items()} | {
         f"model.{name}": whole(value) for name, value in model(1).state_dict().items()
     }
     for name in (*SHAPES, "replicated", "plain"):
         getattr(state[name], "_local_tensor", state[name]).zero_()
-    try:
-        dcp.load(state, storage_reader=S3StorageReader("us-east-1", uri))
-    except dcp.api.CheckpointException as error:
-        if not options.get("expect"):
-            raise
-        names = {type(wrapped[0]).__name__ for wrapped in error.failures.values()}
-        assert names == {options["expect"]}, names
-        assert all(isinstance(wrapped[0], AiockptError) for wrapped in error.failures.values())
+    reader = S3StorageReader("us-east-1", uri)
+    if "expect" in options:
+        expect_failure(lambda: dcp.load(state, storage_reader=reader), options["expect"])
         return
-    assert not options.get("expect")
+    dcp.load(state, storage_reader=reader)
     loaded = {name: whole(value) for name, value in state.items() if name not in {"model", "step"}} | {
         f"model.{name}": whole(value) for name, value in state["model"].items()
     }

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
+
+from aiockpt.dcp.items import Catalogue
+from aiockpt.errors import MetadataError
+from aiockpt.model import ByteRange, ObjectId
+
+BASE = ObjectId("bucket", "ckpt")
+CHUNKS = [ChunkStorageMetadata(torch.Size([start, 0]), torch.Size([rows, 3])) for start, rows in ((0, 4), (4, 2))]
+INDEXES = [MetadataIndex("w", chunk.offsets, number) for number, chunk in enumerate(CHUNKS)]
+
+
+def catalogue() -> Catalogue:
+    metadata = Metadata(
+        {
+            "w": TensorStorageMetadata(TensorProperties(torch.bfloat16), torch.Size([6, 3]), CHUNKS),
+            "step": BytesStorageMetadata(),
+        }
+    )
+    stored = {
+        INDEXES[0]: _StorageInfo("a/__0_0.distcp", 10, 1600),
+        INDEXES[1]: _StorageInfo("__1_0.distcp", 0, 12),
+        MetadataIndex("step"): _StorageInfo("__1_0.distcp", 12, 5, ["stream.zstd"]),
+    }
+    return Catalogue(BASE, metadata, stored)
+
+
+def read(index: MetadataIndex, starts: tuple[int, ...], lengths: tuple[int, ...]) -> ReadItem:
+    return ReadItem(LoadItemType.TENSOR, index, torch.Size(starts), index, torch.Size(starts), torch.Size(lengths))
+
+
+def test_an_item_is_where_the_metadata_says_and_what_it_says() -> None:
+    item = catalogue().item(read(INDEXES[0], (0, 0), (4, 3)))
+    assert item.source == ObjectId("bucket", "ckpt/a/__0_0.distcp")
+    assert item.span == ByteRange(10, 1610)
+    assert (item.dtype, tuple(item.shape), item.payload_nbytes) == (torch.bfloat16, (4, 3), 24)
+    assert item.is_whole
+    assert not item.is_bare
+    assert str(item) == "'w' in s3://bucket/ckpt/a/__0_0.distcp, bytes 10-1610"
+
+
+def test_each_chunk_has_its_own_shape_and_a_slice_is_not_whole() -> None:
+    item = catalogue().item(read(INDEXES[1], (1, 0), (1, 3)))
+    assert tuple(item.shape) == (2, 3)
+    assert item.is_bare
+    assert not item.is_whole
+
+
+@pytest.mark.parametrize("hint", [None, 0, 7, -1])
+def test_the_offset_counts_not_the_hint(hint: int | None) -> None:
+    index = MetadataIndex("w", torch.Size([4, 0]), hint)
+    assert tuple(catalogue().item(read(index, (0, 0), (2, 3))).shape) == (2, 3)
+
+
+def test_serialized_objects() -> None:
+    index, none = MetadataIndex("step"), torch.Size([0])
+    item = catalogue().item(ReadItem(LoadItemType.BYTE_IO, index, none, index, none, none))
+    assert (item.dtype, item.span, list(item.transforms)) == (None, ByteRange(12, 17), ["stream.zstd"])
+
+
+def test_metadata_of_older_torch_without_transforms() -> None:
+    place = _StorageInfo("x", 0, 12)
+    del place.__dict__["transform_descriptors"]
+    tensors = {"w": TensorStorageMetadata(TensorProperties(torch.bfloat16), torch.Size([6, 3]), CHUNKS)}
+    item = Catalogue(BASE, Metadata({**tensors}), {INDEXES[1]: place}).item(read(INDEXES[1], (0, 0), (2, 3)))
+    assert not item.transforms
+
+
+@pytest.mark.parametrize(
+    ("index", "starts", "lengths"),
+    [
+        (MetadataIndex("unknown", torch.Size([0, 0])), (0, 0), (1, 1)),
+        (MetadataIndex("w", torch.Size([5, 0])), (0, 0), (1, 1)),
+        (INDEXES[1], (0, 0), (3, 3)),
+        (INDEXES[1], (-1, 0), (1, 3)),
+        (INDEXES[1], (0,), (2,)),
+    ],
+    ids=["no tensor", "no chunk", "too long", "before the start", "other dimensions"],
+)
+def test_what_does_not_fit_together_is_refused_by_name(
+    index: MetadataIndex, starts: tuple[int, ...], lengths: tuple[int, ...]
+) -> None:
+    with pytest.raises(MetadataError, match=index.fqn) as caught:
+        catalogue().item(read(index, starts, lengths))
+    assert BASE.uri in str(caught.value)

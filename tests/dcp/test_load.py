@@ -230,8 +230,9 @@ def test_damage_is_found_in_items_of_every_kind(local: Place, local_endpoint: Lo
     assert "'w'" in str(error)
 
 
-def test_with_checksums_off_nobody_looks(local: Place, local_endpoint: LocalEndpoint) -> None:
-    state = {"w": random_tensor((400, 500), torch.float32, 1)}
+@pytest.mark.parametrize("shape", [(400, 500), (40, 50)], ids=["large", "small"])
+def test_with_checksums_off_nobody_looks(local: Place, local_endpoint: LocalEndpoint, shape: tuple[int, int]) -> None:
+    state = {"w": random_tensor(shape, torch.float32, 1)}
     local.save(state)
     local_endpoint.flip_bit(local.bucket, "ckpt/__0_0.distcp", 5000)
     assert not same_bits(local.load(emptied(state), checksum="off"), state)

@@ -184,6 +184,9 @@ class TogetherItems(Task):
             except Surprise:
                 again.append(BufferedItem(self._loading, item))
             except ChecksumMismatch as error:
+                if not self._loading.checksums:
+                    again.append(BufferedItem(self._loading, item))
+                    continue
                 if self._second_try:
                     raise lasting(item, error) from error
                 again.append(TogetherItems(self._loading, [item], second_try=True))

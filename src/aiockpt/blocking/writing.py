@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -13,6 +13,10 @@ from aiockpt.model import ObjectId
 
 if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined]  # Python 3.12
+
+
+class _GivenUp(Exception):  # no error: how an upload's block is left by those who abort it
+    """The stream was aborted."""
 
 
 class S3Writer(io.BufferedIOBase):
@@ -24,10 +28,13 @@ class S3Writer(io.BufferedIOBase):
     ``write`` from one at a time.
 
     Raises:
+        ValueError: ``target`` has no key: a bucket is no object.
         S3Exception: from ``write`` or ``close``, when the object cannot be written.
     """
 
     def __init__(self, store: Store, target: ObjectId) -> None:
+        if not target.key:
+            raise ValueError(f"An object needs a key, got {target.uri!r}")
         self._target = target
         self._lock = threading.RLock()
         self._exits = ExitStack()
@@ -72,7 +79,8 @@ class S3Writer(io.BufferedIOBase):
         with self._lock:
             if self._finished:
                 raise ValueError(f"write to closed stream of {self._target.uri}")
-            view = memoryview(data).cast("B")
+            items = memoryview(data)
+            view = items.cast("B") if items.nbytes else memoryview(b"")  # no cast knows an empty shape
             self._writer.copy_in(view)
             self._position += len(view)
             return len(view)
@@ -90,13 +98,13 @@ class S3Writer(io.BufferedIOBase):
                 self._writer.close()
 
     def abort(self) -> None:
-        """Give the object up; nothing of it appears. Idempotent, and without effect after ``close``."""
+        """Give the object up; nothing of it appears. Raises nothing; idempotent, and without effect after ``close``."""
         with self._lock:
             if self._finished:
                 return
             self._finished = True
-            with self._exits:
-                self._writer.discard()
+            with suppress(_GivenUp), self._exits:
+                raise _GivenUp
 
     def __enter__(self) -> Self:
         return self

@@ -38,6 +38,23 @@ def test_there_and_back(checkpoint: S3Checkpoint, local_bucket: str) -> None:
     assert loaded["b"]["d"] == "text"
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    "constructor", [S3ReaderConstructor.sequential(), S3ReaderConstructor.range_based(), S3ReaderConstructor.default()]
+)
+def test_every_kind_of_reader_and_format(
+    local_endpoint: LocalEndpoint, local_bucket: str, checkpoint: S3Checkpoint, constructor: Any, zipped: bool
+) -> None:
+    uri = f"s3://{local_bucket}/state.pt"
+    with checkpoint.writer(uri) as writer:
+        torch.save(STATE, cast("IO[bytes]", writer), _use_new_zipfile_serialization=zipped)
+    reading = S3Checkpoint("us-east-1", local_endpoint.url, reader_constructor=constructor)
+    with reading.reader(uri) as reader:
+        loaded = torch.load(reader, weights_only=True)
+    assert torch.equal(loaded["a"], STATE["a"])
+    assert torch.equal(loaded["b"]["c"], STATE["b"]["c"])
+
+
 def test_another_kind_of_reader(local_endpoint: LocalEndpoint, local_bucket: str, checkpoint: S3Checkpoint) -> None:
     uri = f"s3://{local_bucket}/state.pt"
     with checkpoint.writer(uri) as writer:
@@ -62,6 +79,15 @@ def test_a_failed_save_leaves_nothing(checkpoint: S3Checkpoint, local_bucket: st
 def test_what_is_no_uri(checkpoint: S3Checkpoint, uri: str) -> None:
     for opening in (checkpoint.reader, checkpoint.writer):
         with pytest.raises(ValueError, match="Only s3:// URIs are supported"):
+            opening(uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "why"), [("s3://", "Bucket"), ("s3:///key", "Bucket"), ("s3://b", "key"), ("s3://b/", "key")]
+)
+def test_what_names_no_object(checkpoint: S3Checkpoint, uri: str, why: str) -> None:
+    for opening in (checkpoint.reader, checkpoint.writer):
+        with pytest.raises(ValueError, match=why):
             opening(uri)
 
 

@@ -44,9 +44,11 @@ class S3Checkpoint:
         """A readable file object, for ``torch.load``; no I/O until it is read.
 
         Raises:
-            ValueError: not an ``s3://`` URI.
+            ValueError: not an ``s3://`` URI of an object.
         """
         source = ObjectId.parse(s3_uri)
+        if not source.key:
+            raise ValueError(f"An object needs a key, got {s3_uri!r}")
         return self._reader_constructor(
             source.bucket,
             source.key,
@@ -58,6 +60,6 @@ class S3Checkpoint:
         """A writable file object, for ``torch.save``; the object appears when it is closed.
 
         Raises:
-            ValueError: not an ``s3://`` URI.
+            ValueError: not an ``s3://`` URI of an object.
         """
         return S3Writer(self._store, ObjectId.parse(s3_uri))

@@ -7,7 +7,7 @@ import pytest
 
 from aiockpt.blocking.store import Store
 from aiockpt.engine.download import Job, Read
-from aiockpt.errors import AccessDenied, NotFound
+from aiockpt.errors import AccessDenied, ClosedError, NotFound
 from aiockpt.model import ByteRange, MiB, ObjectId
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint, Shape
 from transport.scripted import Guarded
@@ -47,6 +47,32 @@ def test_nothing(store: Store) -> None:
     with store.download() as download:
         pass
     assert download.stats.requests == 0
+
+
+def test_jobs_without_bytes(store: Store, source: ObjectId) -> None:
+    with store.download() as download:
+        download.submit([Job([], "no reads"), job(source, 3, 3)[0]])
+        assert {download.next_done().token for _ in range(2)} == {"no reads", (3, 3)}
+    assert download.stats.requests == 0
+
+
+def test_gaps(store: Store, source: ObjectId) -> None:
+    for max_gap_bytes, requests in ((1000, 1), (999, 2)):
+        with store.download(max_gap_bytes) as download:
+            download.submit([job(source, 0, 1000)[0], job(source, 2000, 3000)[0]])
+        assert download.stats.requests == requests
+
+
+def test_an_answer_that_breaks_is_asked_for_again(
+    store: Store, source: ObjectId, local_endpoint: LocalEndpoint
+) -> None:
+    local_endpoint.add_fault(Fault(FaultKind.RESET, "GetObject", after_bytes=1000))
+    one, memory = job(source, 0, 100_000)
+    with store.download() as download:
+        download.submit([one])
+        assert download.next_done() is one
+    assert memory.view == DATA[:100_000]
+    assert download.stats.retries == 1
 
 
 def test_a_failure_is_told_to_whoever_asks_however_often(store: Store, source: ObjectId) -> None:
@@ -97,7 +123,11 @@ def test_cancelling_raises_nothing(store: Store, source: ObjectId, local_endpoin
     one, memory = job(source, 0, 1000)
     with store.download() as download:
         download.submit([one])
+        download.cancel()  # perhaps before it has begun
         download.cancel()
+        for _ in range(2):
+            with pytest.raises(ClosedError):
+                download.next_done()
     assert memory.intact
 
 

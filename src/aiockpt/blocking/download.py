@@ -59,17 +59,19 @@ class BlockingDownload:
             the failure of the download.
         """
         job = self._done.get()
-        if job is None:  # the download has ended, by failure: nobody has called finish
+        if job is None:  # the download has failed or was cancelled: nobody has called finish
+            self._done.put(None)  # for who asks again
             self._call.result()
             raise AssertionError("a download ended before it was finished")
         self.unfinished -= 1
         return job
 
     def cancel(self) -> None:
-        """Stop: what is under way is dropped; leaving the block then raises nothing."""
+        """Stop: what is under way is dropped; leaving the block then raises nothing, ``next_done`` a ClosedError."""
         self._call.cancel()
         self._call.wait()
         self._cancelled = True
+        self._done.put(None)  # which a call that was cancelled before it began has not done
 
     def __enter__(self) -> Self:
         self._download = Download(self._engine, self._done.put, self._max_gap_bytes)

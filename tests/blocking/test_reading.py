@@ -12,7 +12,7 @@ from aiockpt.bridge import get_bridge
 from aiockpt.config import S3ClientConfig
 from aiockpt.errors import NotFound, ShortRead
 from aiockpt.model import KiB, MiB, ObjectId
-from aiockpt.testing import Fault, FaultKind, LocalEndpoint
+from aiockpt.testing import Fault, FaultKind, LocalEndpoint, Shape
 from blocking.conftest import reserved_bytes
 
 DATA = random.Random(8).randbytes(5 * MiB + 77)
@@ -77,10 +77,21 @@ def test_it_goes_on_without_memory(config: S3ClientConfig, source: ObjectId) -> 
     assert reserved_bytes(store) == 0
 
 
-@pytest.mark.parametrize("kind", [FaultKind.RESET, FaultKind.END_EARLY])
+def test_requests_overlap(store: Store, source: ObjectId, local_endpoint: LocalEndpoint) -> None:
+    local_endpoint.set_shape(Shape(first_byte_latency_s=0.02))
+    assert b"".join(ObjectStream(store, source, 0, len(DATA))) == DATA
+    assert 1 < local_endpoint.stats().requests_peak <= 4
+
+
+@pytest.mark.parametrize("kind", [FaultKind.RESET, FaultKind.END_EARLY, FaultKind.ERROR])
 def test_faults_are_outlived(store: Store, source: ObjectId, local_endpoint: LocalEndpoint, kind: FaultKind) -> None:
     local_endpoint.add_fault(Fault(kind, "GetObject", count=6, after_bytes=1000))
     assert b"".join(ObjectStream(store, source)) == DATA
+
+
+def test_an_empty_object(store: Store, source: ObjectId, local_endpoint: LocalEndpoint) -> None:
+    local_endpoint.replace_object(source.bucket, "empty", b"")
+    assert list(ObjectStream(store, ObjectId(source.bucket, "empty"))) == []
 
 
 def test_errors(store: Store, source: ObjectId) -> None:

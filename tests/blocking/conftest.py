@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import pytest
 
 from aiockpt.blocking.store import Store
@@ -36,3 +38,23 @@ def open_uploads(store: Store, bucket: str) -> int:
         return len([row async for row in engine.pending_uploads(ObjectId(bucket, ""))])
 
     return store.run(count)
+
+
+@pytest.fixture
+def tight_store(config: S3ClientConfig) -> Store:
+    """One whose byte budget is smaller than a part."""
+    return Store(config.merged(memory_bytes=2 * MiB))
+
+
+@pytest.fixture(autouse=True)
+def budgets_end_empty(store: Store, tight_store: Store) -> Iterator[None]:
+    """Whatever a test does, its stores have nothing reserved afterwards."""
+    yield
+    for used in (store, tight_store):
+        assert reserved_bytes(used) == 0
+
+
+@pytest.fixture
+def at(local_bucket: str) -> Callable[[str], ObjectId]:
+    """Names objects in a fresh bucket."""
+    return lambda key: ObjectId(local_bucket, key)

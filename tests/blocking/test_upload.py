@@ -76,9 +76,7 @@ def test_a_failure_surfaces_while_writing(tight_store: Store, at: At, local_endp
     assert local_endpoint.stats().uploads_open == 0
 
 
-def test_failures_leave_nothing_of_the_budget_behind(
-    tight_store: Store, at: At, local_endpoint: LocalEndpoint
-) -> None:
+def test_failures_leave_nothing_of_the_budget_behind(tight_store: Store, at: At, local_endpoint: LocalEndpoint) -> None:
     local_endpoint.add_fault(Fault(FaultKind.ERROR, "PutObject", key="refused", status=403, code="AccessDenied"))
     with pytest.raises(AccessDenied), tight_store.upload() as upload:
         other = upload.object(at("other"))

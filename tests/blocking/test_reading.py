@@ -10,8 +10,8 @@ from aiockpt.blocking.reading import ObjectStream
 from aiockpt.blocking.store import Store
 from aiockpt.bridge import get_bridge
 from aiockpt.config import S3ClientConfig
-from aiockpt.errors import NotFound, ShortRead
-from aiockpt.model import KiB, MiB, ObjectId
+from aiockpt.errors import NotFound, ObjectChanged, ShortRead
+from aiockpt.model import KiB, MiB, ObjectId, ObjectInfo
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint, Shape
 from blocking.conftest import reserved_bytes
 
@@ -87,6 +87,19 @@ def test_requests_overlap(store: Store, source: ObjectId, local_endpoint: LocalE
 def test_faults_are_outlived(store: Store, source: ObjectId, local_endpoint: LocalEndpoint, kind: FaultKind) -> None:
     local_endpoint.add_fault(Fault(kind, "GetObject", count=6, after_bytes=1000))
     assert b"".join(ObjectStream(store, source)) == DATA
+
+
+def test_an_object_that_is_replaced_after_its_size_was_asked_for(
+    store: Store, source: ObjectId, local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def head_and_replace(self: Store, target: ObjectId) -> ObjectInfo:
+        info = self.run(lambda engine: engine.head(target))
+        local_endpoint.replace_object(target.bucket, target.key, bytes(2 * info.size))
+        return info
+
+    monkeypatch.setattr(Store, "head", head_and_replace)
+    with pytest.raises(ObjectChanged):
+        list(ObjectStream(store, source))
 
 
 def test_an_empty_object(store: Store, source: ObjectId, local_endpoint: LocalEndpoint) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Self
 from aiockpt.bridge import Bridge, Call
 from aiockpt.engine.download import Download, DownloadStats, Job
 from aiockpt.engine.engine import Engine
+from aiockpt.model import ObjectId
 
 
 class BlockingDownload:
@@ -51,6 +52,10 @@ class BlockingDownload:
         """Queue jobs; reads that are submitted together are coalesced with one another."""
         self.unfinished += len(jobs)
         self._bridge.call_soon(self._download.submit, jobs)
+
+    def pin(self, source: ObjectId, etag: str) -> None:
+        """Read ``source`` only as it was when it had this ETag; see ``Download.pin``."""
+        self._bridge.call_soon(self._download.pin, source, etag)
 
     def next_done(self) -> Job:
         """Wait for the next finished job, in the order in which they finish.

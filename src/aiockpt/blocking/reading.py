@@ -32,6 +32,7 @@ class ObjectStream(Iterator[memoryview]):
 
     Raises:
         NotFound, ServiceError, TransportError, ShortRead: while iterating.
+        ObjectChanged: it was replaced since its size was asked for, or since the first chunk.
     """
 
     def __init__(self, store: Store, source: ObjectId, start: int = 0, end: int | None = None) -> None:
@@ -76,8 +77,10 @@ class ObjectStream(Iterator[memoryview]):
     def _open(self) -> None:
         if self._exits is not None:
             return
+        etag = ""
         if self._end is None:
-            self._end = self._store.head(self._source).size
+            info = self._store.head(self._source)
+            self._end, etag = info.size, info.etag
         self._exits = ExitStack()
         download = self._exits.enter_context(self._store.download())
         self._exits.callback(
@@ -85,6 +88,7 @@ class ObjectStream(Iterator[memoryview]):
         )  # no bound method: a cycle would keep it all
         self._exits.callback(download.cancel)  # first of all: callbacks run in reverse
         self._download = download
+        download.pin(self._source, etag)
 
     def _request_ahead(self) -> None:
         """Keep the window full; at least one chunk is requested even when the budget is spent."""

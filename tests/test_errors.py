@@ -81,3 +81,12 @@ def test_fields_have_defaults() -> None:
     error = NotFound("gone")
     assert (error.status, error.code, error.request_id, error.bucket, error.key) == (0, "", "", "", "")
     assert (error.attempts, error.elapsed_s) == (0, 0.0)
+
+
+def test_notes_survive_a_pickle_and_causes_do_not() -> None:
+    error = ConnectError("it failed")
+    error.add_note("while saving rank 3")
+    error.__cause__ = OSError("not everything pickles")
+    again = pickle.loads(pickle.dumps(error))
+    assert again.__notes__ == ["while saving rank 3"]
+    assert again.__cause__ is None

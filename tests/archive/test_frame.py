@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch_items import DTYPES, SHAPES
 
 from aiockpt.archive.frame import Frame, contiguous_frame, contiguous_stride
 from aiockpt.archive.torchload import confirm, locate
+from archive.torch_items import DTYPES, SHAPES
 
 if TYPE_CHECKING:
     from pathlib import Path

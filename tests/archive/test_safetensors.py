@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load, save
-from torch_items import tensor_of
 
 from aiockpt.archive.safetensors import DTYPES, build_header, data_offset, file_order, parse_header
 from aiockpt.archive.surprise import Surprise
+from archive.torch_items import tensor_of
 
 _SHAPES = st.lists(st.integers(0, 4), max_size=4).map(tuple)
 _NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(lambda name: name != "__metadata__")

@@ -5,9 +5,9 @@ import zipfile
 
 import pytest
 import torch
-from torch_items import DTYPES, SHAPES, saved_by_torch, tensor_of
 
 from aiockpt.archive.tensor_pickle import picklable, tensor_pickle
+from archive.torch_items import DTYPES, SHAPES, saved_by_torch, tensor_of
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

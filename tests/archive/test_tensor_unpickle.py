@@ -6,11 +6,11 @@ import tracemalloc
 
 import pytest
 import torch
-from torch_items import DTYPES
 
 from aiockpt.archive.surprise import Surprise
 from aiockpt.archive.tensor_pickle import tensor_pickle
 from aiockpt.archive.tensor_unpickle import TensorFacts, tensor_facts
+from archive.torch_items import DTYPES
 
 GOOD = tensor_pickle(torch.float32, (2, 3), (3, 1), 24, requires_grad=False)
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from torch_items import DTYPES, SHAPES, rezipped, saved_by_torch, tensor_of
 
 from aiockpt.archive.surprise import StridedPayload, Surprise
 from aiockpt.archive.torchload import confirm, locate, payload_of, predict
 from aiockpt.archive.torchsave import item_nbytes, storage_view
 from aiockpt.crc import crc32
 from aiockpt.errors import ChecksumMismatch
+from archive.torch_items import DTYPES, SHAPES, rezipped, saved_by_torch, tensor_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

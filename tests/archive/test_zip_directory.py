@@ -5,10 +5,10 @@ import zipfile
 
 import pytest
 import torch
-from torch_items import rezipped, saved_by_torch
 
 from aiockpt.archive.surprise import Surprise
 from aiockpt.archive.zip_directory import Ends, content_of, directory, end_of_data, local_at
+from archive.torch_items import rezipped, saved_by_torch
 
 ITEM = saved_by_torch(torch.arange(50))
 

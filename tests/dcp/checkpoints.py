@@ -35,7 +35,8 @@ class Place:
     @property
     def settings(self) -> dict[str, Any]:
         """Keyword arguments of readers, writers and file systems that lead here."""
-        return {"endpoint_url": self.server.endpoint_url}
+        trust = {"ca_bundle": str(self.server.ca_bundle)} if self.server.ca_bundle else {}
+        return {"endpoint_url": self.server.endpoint_url, **trust}
 
     def reader(self, name: str = "ckpt", **kwargs: Any) -> S3StorageReader:
         return S3StorageReader(self.server.region, self.uri(name), **self.settings | kwargs)

@@ -24,6 +24,12 @@ def foreign(s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -
     return _entered(Place(s3_server, bucket), monkeypatch)
 
 
+@pytest.fixture
+def behind_tls(tls_server: S3Server, tls_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A fresh bucket on each of them over TLS, with a private CA."""
+    return _entered(Place(tls_server, tls_bucket), monkeypatch)
+
+
 def _entered(place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", place.server.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", place.server.secret_key)

@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, ReadItem, SavePlan, W
 
 from aiockpt import S3ReaderConstructor
 from aiockpt.archive.tensor_pickle import NAMED_DTYPES, STORAGE_NAMES
-from aiockpt.errors import AiockptError, TargetMismatch
+from aiockpt.errors import AiockptError, ConnectError, TargetMismatch
 from dcp.checkpoints import Place, StateDict, emptied, failure, load, random_tensor, same_bits, save
 
 #: DCP itself does not know the size of torch's bits*
@@ -565,3 +565,20 @@ def test_checkpoints_anywhere_in_the_bucket(local: Place, path: str) -> None:
     assert same_bits(local.load(emptied(state), path), state)
     base = path.rstrip("/") + "/" if path else ""
     assert local.keys() == sorted([f"{base}.metadata", f"{base}__0_0.distcp"])
+
+
+def test_behind_tls_with_a_private_authority(behind_tls: Place) -> None:
+    state = {
+        "large": random_tensor((1500, 1000), torch.float32),
+        "small": random_tensor((7,), torch.bfloat16),
+        "step": 3,
+    }
+    behind_tls.save(state)
+    assert same_bits(behind_tls.load(emptied(state)), state)
+
+
+def test_an_authority_that_nobody_named_is_not_trusted(behind_tls: Place) -> None:
+    with pytest.raises(CheckpointException) as error:
+        behind_tls.save({"w": torch.zeros(3)}, ca_bundle=None, max_attempts=1)
+    assert isinstance(failure(error.value), ConnectError)
+    assert "ca_bundle" in str(failure(error.value))

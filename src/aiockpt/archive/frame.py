@@ -87,9 +87,7 @@ class _Geometry:
         for name, content in _BEFORE_PAYLOAD:
             self._offsets.append(cursor)
             middle += (
-                local_header(name, len(content), cursor)
-                + content
-                + descriptor(crc32(content), len(content), cursor)
+                local_header(name, len(content), cursor) + content + descriptor(crc32(content), len(content), cursor)
             )
             cursor = start + len(middle)
         self._offsets.append(cursor)
@@ -227,9 +225,7 @@ def frame_of(
     Raises:
         KeyError: a dtype that such items do not have.
     """
-    return Frame(
-        tensor_pickle(dtype, shape, stride, payload_nbytes, requires_grad=requires_grad), payload_nbytes
-    )
+    return Frame(tensor_pickle(dtype, shape, stride, payload_nbytes, requires_grad=requires_grad), payload_nbytes)
 
 
 @lru_cache(maxsize=4096)

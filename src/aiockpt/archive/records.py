@@ -68,9 +68,7 @@ def local_header(name: bytes, nbytes: int, offset: int) -> bytes:
     extra = _zip64_extra(nbytes, 0, offset)  # torch counts what is stored only while it writes
     padding = -(offset + LOCAL.size + len(name) + len(extra) + 4) % ALIGNMENT
     extra += b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
-    return (
-        LOCAL.pack(LOCAL_SIGNATURE, 0, _flags(nbytes), 0, 0, 0, 0, 0, 0, len(name), len(extra)) + name + extra
-    )
+    return LOCAL.pack(LOCAL_SIGNATURE, 0, _flags(nbytes), 0, 0, 0, 0, 0, 0, len(name), len(extra)) + name + extra
 
 
 def descriptor(crc: int, nbytes: int, offset: int) -> bytes:

@@ -137,9 +137,7 @@ def parse_header(prefix: bytes) -> Header:
         type(metadata) is dict and all(type(v) is str for v in metadata.values()),
         "the metadata are not strings",
     )
-    tensors = sorted(
-        (_stored_tensor(*item) for item in content.items()), key=lambda tensor: (tensor.start, tensor.end)
-    )
+    tensors = sorted((_stored_tensor(*item) for item in content.items()), key=lambda tensor: (tensor.start, tensor.end))
     filled = 0
     for tensor in tensors:
         require(tensor.start == filled, "the tensors' bytes leave a gap or overlap")
@@ -169,18 +167,14 @@ def _stored_tensor(name: str, facts: Any) -> StoredTensor:
         "an entry lacks facts, or has others",
     )
     shape, offsets, dtype_name = facts["shape"], facts["data_offsets"], facts["dtype"]
-    require(
-        _is_counts(shape) and _is_counts(offsets) and len(offsets) == 2, "an entry's numbers make no sense"
-    )
+    require(_is_counts(shape) and _is_counts(offsets) and len(offsets) == 2, "an entry's numbers make no sense")
     require(type(dtype_name) is str and dtype_name in DTYPES, "an entry has a dtype that torch lacks")
     dtype = DTYPES[dtype_name]
     if dtype_name == _FLOAT4:
         require(shape and shape[-1] % 2 == 0, "an entry ends within a byte")
         shape = [*shape[:-1], shape[-1] // 2]
     start, end = offsets
-    require(
-        end - start == prod(shape) * dtype.itemsize, "an entry's length is not what its dtype and shape say"
-    )
+    require(end - start == prod(shape) * dtype.itemsize, "an entry's length is not what its dtype and shape say")
     return StoredTensor(name, dtype, tuple(shape), start, end)
 
 

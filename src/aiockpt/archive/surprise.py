@@ -11,7 +11,7 @@ from typing import Any
 from aiockpt.errors import AiockptError
 
 
-class Surprise(AiockptError):  # noqa: N818  # not an error yet: the caller has another way
+class Surprise(AiockptError):
     """Bytes that are not of a layout that this room reads; nothing was concluded from them."""
 
 

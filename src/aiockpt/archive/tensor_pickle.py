@@ -58,9 +58,7 @@ def _opening_and_closings(dtype: torch.dtype) -> tuple[bytes, ...]:
         return opening, *(_HOOKS % (n, n + 1) + b"tq%cRq%c." % (n + 2, n + 3) for n in (6, 8))
     opening = _STORAGE % (3, b"torch.storage\nUntypedStorage")
     name = str(dtype).removeprefix("torch.").encode()
-    closing = (
-        _HOOKS % (n, n + 1) + b"ctorch\n%b\nq%ctq%cRq%c." % (name, n + 2, n + 3, n + 4) for n in (6, 8)
-    )
+    closing = (_HOOKS % (n, n + 1) + b"ctorch\n%b\nq%ctq%cRq%c." % (name, n + 2, n + 3, n + 4) for n in (6, 8))
     return opening, *closing
 
 

@@ -122,9 +122,7 @@ class _Machine:
 
     def reduce(self) -> None:
         arguments, name = self.stack.pop(), self.stack.pop()
-        require(
-            isinstance(arguments, tuple) and isinstance(name, _Name), "the pickle calls what is not a name"
-        )
+        require(isinstance(arguments, tuple) and isinstance(name, _Name), "the pickle calls what is not a name")
         self.push(_CALLS[name.text](*_padded(arguments)))
 
 
@@ -144,9 +142,7 @@ def _name(machine: _Machine) -> None:
 
 def _storage(machine: _Machine) -> None:
     reference = machine.stack.pop()
-    require(
-        isinstance(reference, tuple) and len(reference) == 5, "the pickle refers to what is not a storage"
-    )
+    require(isinstance(reference, tuple) and len(reference) == 5, "the pickle refers to what is not a storage")
     kind, storage_type, key, location, units = reference
     require(isinstance(kind, str) and kind == "storage", "the pickle refers to what is not a storage")
     require(isinstance(location, str) and location == "cpu", "the stored tensor was not a CPU tensor")
@@ -216,9 +212,7 @@ def _tensor_v3(storage: Any, *arguments: Any) -> TensorFacts:
     return _facts(storage, _DTYPES[dtype.text], storage.units, (*common, metadata))
 
 
-def _facts(
-    storage: _Storage, dtype: torch.dtype, payload_nbytes: int, arguments: tuple[Any, ...]
-) -> TensorFacts:
+def _facts(storage: _Storage, dtype: torch.dtype, payload_nbytes: int, arguments: tuple[Any, ...]) -> TensorFacts:
     offset, shape, stride, grad, hooks, *metadata = arguments
     _require_plain(grad, hooks, metadata)
     require(_is_count(offset) and _is_counts(shape) and _is_counts(stride), "the numbers make no sense")

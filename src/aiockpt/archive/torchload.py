@@ -89,9 +89,7 @@ def confirm(
         payload_offset + payload_nbytes + len(tail) == item_nbytes,
         "head, payload and tail do not make the item",
     )
-    require(
-        payload_nbytes == prod(shape) * dtype.itemsize, "the payload is not as long as dtype and shape say"
-    )
+    require(payload_nbytes == prod(shape) * dtype.itemsize, "the payload is not as long as dtype and shape say")
     head, tail = bytes(head), bytes(tail)
     frame = _common_frame(dtype, shape)
     if frame is not None and frame.head == head:

@@ -77,9 +77,7 @@ def _unpack(form: struct.Struct, ends: Ends, offset: int, signature: bytes) -> t
 
 def local_at(ends: Ends, offset: int) -> Local:
     """The local header at *offset*."""
-    _, flags, method, _, _, _, stored, size, name_nbytes, extra_nbytes = _unpack(
-        LOCAL, ends, offset, LOCAL_SIGNATURE
-    )
+    _, flags, method, _, _, _, stored, size, name_nbytes, extra_nbytes = _unpack(LOCAL, ends, offset, LOCAL_SIGNATURE)
     require(method == 0 and not flags & _ENCRYPTED, "a record is compressed or encrypted")
     name = ends.slice(offset + LOCAL.size, name_nbytes)
     known = not flags & DESCRIPTOR_FOLLOWS and stored == size < ZIP64_FROM
@@ -111,9 +109,7 @@ def directory(ends: Ends) -> dict[bytes, Entry]:
         entry, cursor = _entry_at(ends, cursor)
         require(entry.name not in found, "two records have the same name")
         found[entry.name] = entry
-    require(
-        cursor == end and len(found) == entries, "the directory's length is not what the archive's end says"
-    )
+    require(cursor == end and len(found) == entries, "the directory's length is not what the archive's end says")
     return found
 
 

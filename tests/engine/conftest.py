@@ -12,6 +12,7 @@ from aiockpt.config import S3ClientConfig
 from aiockpt.engine.engine import Engine
 from aiockpt.model import MiB
 from aiockpt.testing import LocalEndpoint
+from s3.conftest import service_models_read_once  # noqa: F401  # a fixture
 
 
 @pytest.fixture

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
+
 import pytest
+from botocore.loaders import JSONFileLoader
 
 from aiockpt.config import S3ClientConfig
 from aiockpt.testing import LocalEndpoint
 
 ACCESS_KEY = "AKIAEXAMPLEEXAMPLE"
 SECRET_KEY = "very-secret-key"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def service_models_read_once() -> Iterator[None]:
+    """botocore reads S3's model for every session, which takes most of the time of making a client."""
+    loader = JSONFileLoader()
+    read = cache(loader.load_file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", lambda _, path: read(path))
+        yield
 
 
 @pytest.fixture

@@ -54,9 +54,7 @@ def test_merging(ranges: list[tuple[int, int]], gap: int, expected: list[tuple[i
         ([(0, 690), (750, 1400)], 1000, [(0, 690), (750, 1400)]),
     ],
 )
-def test_splitting(
-    ranges: list[tuple[int, int]], request_bytes: int, expected: list[tuple[int, int]]
-) -> None:
+def test_splitting(ranges: list[tuple[int, int]], request_bytes: int, expected: list[tuple[int, int]]) -> None:
     assert spans(plan(*ranges, gap=100, request=request_bytes)) == expected
 
 

@@ -203,9 +203,7 @@ def test_a_pause_is_no_drop_of_throughput() -> None:
 
 
 @given(
-    events=st.lists(
-        st.tuples(st.sampled_from(["bytes", "complete", "throttle"]), st.floats(0, 0.3)), max_size=200
-    ),
+    events=st.lists(st.tuples(st.sampled_from(["bytes", "complete", "throttle"]), st.floats(0, 0.3)), max_size=200),
     smallest=st.integers(1, 8),
     more=st.tuples(st.integers(0, 20), st.integers(0, 20)),
 )

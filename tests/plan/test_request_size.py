@@ -30,6 +30,4 @@ def test_every_connection_gets_several_requests_where_the_bounds_allow(total: in
     assert size % GRANULE_BYTES == 0
     if MiB < size < 32 * MiB:
         requests = -(-total // size)
-        assert (
-            0.9 * REQUESTS_PER_CONNECTION * connections <= requests <= REQUESTS_PER_CONNECTION * connections
-        )
+        assert 0.9 * REQUESTS_PER_CONNECTION * connections <= requests <= REQUESTS_PER_CONNECTION * connections

@@ -67,9 +67,7 @@ def test_content_range_is_the_inverse_of_range(start: int, length: int) -> None:
     assert parse_content_range(answer) == (wanted, start + length)
 
 
-@pytest.mark.parametrize(
-    ("crc32", "header"), [(0, "AAAAAA=="), (0xCBF43926, "y/Q5Jg=="), (0xFFFFFFFF, "/////w==")]
-)
+@pytest.mark.parametrize(("crc32", "header"), [(0, "AAAAAA=="), (0xCBF43926, "y/Q5Jg=="), (0xFFFFFFFF, "/////w==")])
 def test_crc32_header(crc32: int, header: str) -> None:
     assert crc32_header(crc32) == header
     assert parse_crc32_header(header) == crc32
@@ -142,9 +140,7 @@ def test_parse_error(body: str, expected: ErrorDocument) -> None:
         b"<ListBucketResult><Code>x</Code></ListBucketResult>",
         b'<!DOCTYPE Error [<!ENTITY a "x">]><Error><Code>&a;</Code></Error>',
         b"<Error><Code>&a;</Code></Error>",
-        "<?xml version='1.0'?><!DOCTYPE Error [<!ENTITY a 'x'>]><Error><Code>&a;</Code></Error>".encode(
-            "utf-16"
-        ),
+        "<?xml version='1.0'?><!DOCTYPE Error [<!ENTITY a 'x'>]><Error><Code>&a;</Code></Error>".encode("utf-16"),
         b"<Error><Code>x</Code>" + b" " * MAX_ERROR_BYTES + b"</Error>",
     ],
 )

@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
 
-from aiockpt.dcp.items import Catalogue
+from aiockpt.dcp.items import Catalogue, StoredItem
 from aiockpt.errors import MetadataError
 from aiockpt.model import ByteRange, ObjectId
 
@@ -37,12 +37,17 @@ def catalogue() -> Catalogue:
     return Catalogue(BASE, metadata, stored)
 
 
+def only(catalogue: Catalogue, item: ReadItem) -> StoredItem:
+    (stored,) = catalogue.items([item])
+    return stored
+
+
 def read(index: MetadataIndex, starts: tuple[int, ...], lengths: tuple[int, ...]) -> ReadItem:
     return ReadItem(LoadItemType.TENSOR, index, torch.Size(starts), index, torch.Size(starts), torch.Size(lengths))
 
 
 def test_an_item_is_where_the_metadata_says_and_what_it_says() -> None:
-    item = catalogue().item(read(INDEXES[0], (0, 0), (4, 3)))
+    item = only(catalogue(), read(INDEXES[0], (0, 0), (4, 3)))
     assert item.source == ObjectId("bucket", "ckpt/a/__0_0.distcp")
     assert item.span == ByteRange(10, 1610)
     assert (item.dtype, tuple(item.shape), item.payload_nbytes) == (torch.bfloat16, (4, 3), 24)
@@ -52,7 +57,7 @@ def test_an_item_is_where_the_metadata_says_and_what_it_says() -> None:
 
 
 def test_each_chunk_has_its_own_shape_and_a_slice_is_not_whole() -> None:
-    item = catalogue().item(read(INDEXES[1], (1, 0), (1, 3)))
+    item = only(catalogue(), read(INDEXES[1], (1, 0), (1, 3)))
     assert tuple(item.shape) == (2, 3)
     assert item.is_bare
     assert not item.is_whole
@@ -61,12 +66,12 @@ def test_each_chunk_has_its_own_shape_and_a_slice_is_not_whole() -> None:
 @pytest.mark.parametrize("hint", [None, 0, 7, -1])
 def test_the_offset_counts_not_the_hint(hint: int | None) -> None:
     index = MetadataIndex("w", torch.Size([4, 0]), hint)
-    assert tuple(catalogue().item(read(index, (0, 0), (2, 3))).shape) == (2, 3)
+    assert tuple(only(catalogue(), read(index, (0, 0), (2, 3))).shape) == (2, 3)
 
 
 def test_serialized_objects() -> None:
     index, none = MetadataIndex("step"), torch.Size([0])
-    item = catalogue().item(ReadItem(LoadItemType.BYTE_IO, index, none, index, none, none))
+    item = only(catalogue(), ReadItem(LoadItemType.BYTE_IO, index, none, index, none, none))
     assert (item.dtype, item.span, list(item.transforms)) == (None, ByteRange(12, 17), ["stream.zstd"])
 
 
@@ -74,7 +79,7 @@ def test_metadata_of_older_torch_without_transforms() -> None:
     place = _StorageInfo("x", 0, 12)
     del place.__dict__["transform_descriptors"]
     tensors = {"w": TensorStorageMetadata(TensorProperties(torch.bfloat16), torch.Size([6, 3]), CHUNKS)}
-    item = Catalogue(BASE, Metadata({**tensors}), {INDEXES[1]: place}).item(read(INDEXES[1], (0, 0), (2, 3)))
+    item = only(Catalogue(BASE, Metadata({**tensors}), {INDEXES[1]: place}), read(INDEXES[1], (0, 0), (2, 3)))
     assert not item.transforms
 
 
@@ -93,5 +98,20 @@ def test_what_does_not_fit_together_is_refused_by_name(
     index: MetadataIndex, starts: tuple[int, ...], lengths: tuple[int, ...]
 ) -> None:
     with pytest.raises(MetadataError, match=index.fqn) as caught:
-        catalogue().item(read(index, starts, lengths))
+        only(catalogue(), read(index, starts, lengths))
     assert BASE.uri in str(caught.value)
+
+
+def test_items_come_by_object_and_offset_and_are_made_one_by_one() -> None:
+    place = _StorageInfo
+    places = {
+        MetadataIndex("a"): place("two", 50, 1),
+        MetadataIndex("b"): place("one", 9, 1),
+        MetadataIndex("c"): place("two", 7, 1),
+        MetadataIndex("d"): place("one", 3, 1),
+    }
+    none = torch.Size([])
+    reads = [ReadItem(LoadItemType.BYTE_IO, index, none, index, none, none) for index in [*places, MetadataIndex("a")]]
+    items = Catalogue(BASE, None, places).items(reads)
+    assert iter(items) is items
+    assert [item.read.storage_index.fqn for item in items] == ["d", "b", "c", "a", "a"]

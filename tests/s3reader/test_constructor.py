@@ -165,8 +165,11 @@ def test_a_new_plan_replaces_the_one_before() -> None:
 def test_items_need_storage_data() -> None:
     with pytest.raises(ValueError, match=r"^storage_data must not be empty"):
         DCPOptimizedConstructor().set_item_ranges_by_file([item("a")], {}, "s3://bucket/step")
+
+
+def test_an_item_without_a_place_shows_when_a_reader_is_made() -> None:
     with pytest.raises(KeyError):
-        planned("missing")
+        make(planned("missing"), "step/__0_0.distcp")
 
 
 @pytest.mark.parametrize("key", [".metadata", "step/.metadata", "step/__0.metadata"])

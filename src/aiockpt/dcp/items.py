@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 import torch
@@ -79,16 +81,23 @@ class Catalogue:
         self._storage_data = storage_data
         self._sources: dict[str, ObjectId] = {}
 
-    def item(self, read: ReadItem) -> StoredItem:
-        """What is stored for a read item.
+    def items(self, reads: Iterable[ReadItem]) -> Iterator[StoredItem]:
+        """What is stored for read items, by object and offset; each is made when it is asked for.
 
         Raises:
-            MetadataError: nothing, or what is said of it does not fit together.
+            MetadataError: nothing is, or what is said of it does not fit together.
         """
-        index = read.storage_index
-        place = self._storage_data.get(index)
-        if place is None:
-            raise no_place_for(index, self._base)
+        by_path: defaultdict[str, list[tuple[int, int, ReadItem, _StorageInfo]]] = defaultdict(list)
+        for number, read in enumerate(reads):
+            place = self._storage_data.get(read.storage_index)
+            if place is None:
+                raise no_place_for(read.storage_index, self._base)
+            by_path[place.relative_path].append((place.offset, number, read, place))
+        for path in sorted(by_path):
+            for _, _, read, place in sorted(by_path.pop(path), key=itemgetter(0, 1)):
+                yield self._item(read, place)
+
+    def _item(self, read: ReadItem, place: _StorageInfo) -> StoredItem:
         source = self._sources.get(place.relative_path)
         if source is None:
             source = self._sources[place.relative_path] = self._base / place.relative_path

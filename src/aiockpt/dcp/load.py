@@ -67,7 +67,7 @@ class LoadPipeline:
         self._in_flight_bytes = 0
         self._staged_bytes = 0
 
-    def run(self, items: Sequence[StoredItem]) -> None:
+    def run(self, items: Iterable[StoredItem]) -> None:
         """Load items; sorted by object and offset they make the fewest requests.
 
         Raises:

@@ -133,11 +133,10 @@ class S3StorageReader(FileSystemReader):
         if not isinstance(self._reader_constructor, DCPOptimizedConstructor):
             return super().read_data(plan, planner)
         catalogue = Catalogue(self._base, self._metadata, self.storage_data)
-        items = sorted((catalogue.item(read) for read in plan.items), key=lambda item: (item.source, item.offset))
         store = self._fs.store
         loading = Loading(planner, self.transforms, checksums=store.config.checksum == "crc32")
         with store.download(self._reader_constructor.max_gap_size) as download:
-            LoadPipeline(download, loading).run(items)
+            LoadPipeline(download, loading).run(catalogue.items(plan.items))
         future: Future[None] = Future()
         future.set_result(None)
         return future

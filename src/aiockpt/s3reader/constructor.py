@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 from aiockpt.model import ObjectId
@@ -64,7 +64,7 @@ class DCPOptimizedConstructor:
     def __init__(self, max_gap_size: float = DEFAULT_MAX_GAP_SIZE) -> None:
         check_max_gap_size(max_gap_size)
         self.max_gap_size = max_gap_size
-        self._item_ranges_by_file: dict[str, list[ItemRange]] = {}
+        self._plan: tuple[Sequence[PlannedItem], Mapping[Any, StoredItem], str] = ((), {}, "")
 
     def set_item_ranges_by_file(
         self,
@@ -72,22 +72,30 @@ class DCPOptimizedConstructor:
         storage_data: Mapping[Any, StoredItem],
         base_path: str | os.PathLike[str],
     ) -> None:
-        """Note the byte ranges of ``plan_items``, in their order, by the object's URI; forget earlier ones.
+        """Note what ``plan_items`` read, in their order; forget earlier ones.
 
         Raises:
             ValueError: there are items, but ``storage_data`` is empty.
-            KeyError: an item is not in ``storage_data``.
         """
-        self._item_ranges_by_file = {}
-        if not plan_items:
-            return
-        if not storage_data:
+        if plan_items and not storage_data:
             raise ValueError("storage_data must not be empty: it says where the items of the plan lie")
-        base = os.fspath(base_path)
+        self._plan = (list(plan_items), storage_data, os.fspath(base_path))
+        self.__dict__.pop("_item_ranges_by_file", None)
+
+    @cached_property
+    def _item_ranges_by_file(self) -> dict[str, list[ItemRange]]:
+        """The items' ranges by the object's URI; made when a reader is, as `S3StorageReader` itself needs none.
+
+        Raises:
+            KeyError: an item is not in the storage data.
+        """
+        plan_items, storage_data, base = self._plan
+        by_file: dict[str, list[ItemRange]] = {}
         for item in plan_items:
             stored = storage_data[item.storage_index]
-            ranges = self._item_ranges_by_file.setdefault(_joined(base, stored.relative_path), [])
+            ranges = by_file.setdefault(_joined(base, stored.relative_path), [])
             ranges.append(ItemRange(stored.offset, stored.offset + stored.length))
+        return by_file
 
     def __call__(
         self, bucket: str, key: str, get_object_info: GetObjectInfo, get_stream: GetStreamCallable

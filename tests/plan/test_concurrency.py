@@ -225,6 +225,6 @@ def test_the_limit_stays_within_its_bounds(
         assert smallest <= controller.limit <= largest
 
 
-@pytest.mark.parametrize(("gbps", "connections"), [(10.0, 16), (0.1, 4), (100.0, 157), (1.0, 4)])
+@pytest.mark.parametrize(("gbps", "connections"), [(10.0, 25), (0.1, 4), (100.0, 250), (1.0, 4)])
 def test_start_connections(gbps: float, connections: int) -> None:
     assert start_connections(gbps) == connections

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.contenders import NULL, OURS, installed
+from bench.contenders import OURS, installed
 from bench.measure import Sample
 from bench.options import Settings, benchmark
 from bench.report import Bar, Report
@@ -21,7 +21,7 @@ def first(settings: Settings) -> Report:
     with open_storage(settings.place, reserve_bytes=4 * settings.nbytes) as storage:
         urls = write_checkpoints(storage, settings.nbytes, [1])
         for _ in range(settings.rounds):
-            for name, contender in installed([*settings.contenders, NULL]).items():
+            for name, contender in installed(settings.contenders).items():
                 for what, trial, url in (
                     ("load", LoadTrial(contender, settings.nbytes), urls[1]),
                     ("save", SaveTrial(contender, settings.nbytes), storage.url("first")),
@@ -40,5 +40,4 @@ def first(settings: Settings) -> Report:
         Bar.at_most(f"{what}: fixed cost of the first call, s", 0.3, report.median(OURS, what, FIXED))
         for what in ("load", "save")
     ]
-    report.remarks.append(f"{NULL}: a storage that does nothing, so what DCP itself pays at its first call.")
     return report

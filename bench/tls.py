@@ -12,13 +12,13 @@ from bench.contenders import BARE, OURS, PEER
 from bench.options import Settings, benchmark
 from bench.report import Bar, Report
 from bench.storage import open_storage
-from bench.transfer import CPU, GB_S
+from bench.transfer import CPU, EXTRA, GB_S
 
 
 @benchmark(contenders=(OURS, PEER))
 def tls(settings: Settings) -> Report:
     """Measure load and save over TLS, with a certificate made for the occasion."""
-    report = Report("over TLS", plotted=(GB_S, CPU))
+    report = Report("over TLS", plotted=(GB_S, CPU, EXTRA))
     with tempfile.TemporaryDirectory() as folder:
         files = issue_certificate(Path(folder))
         with open_storage(settings.place, reserve_bytes=4 * settings.nbytes, tls=files) as storage:
@@ -30,6 +30,7 @@ def tls(settings: Settings) -> Report:
         ours = (OURS, what)
         report.bars += [
             Bar.at_most(f"{what} over TLS: CPU beside {PEER}", 1 / 2, report.ratio(ours, (PEER, what), CPU)),
+            Bar.at_most(f"{what} over TLS: extra memory, MiB", 64, report.median(OURS, what, EXTRA)),
             Bar.at_least(f"{what} over TLS: GB/s beside the bare loop", 0.8, report.ratio(ours, (BARE, what), GB_S)),
         ]
     report.remarks.append("The bare loop is one thread, which encrypts or decrypts everything: its GB/s is that limit.")

@@ -46,6 +46,9 @@ class Wire:
     def get_write_buffer_size(self) -> int:
         return self.unsent_bytes
 
+    def get_extra_info(self, name: str) -> None:
+        """Nothing is known: no TLS."""
+
     def abort(self) -> None:
         self.aborted = True
 

@@ -8,7 +8,7 @@ import pytest
 
 from aiockpt.errors import ClosedError, ConnectError, ReadError, TransportError, TransportTimeout
 from aiockpt.model import MiB
-from aiockpt.transport.connection import Request
+from aiockpt.transport.connection import TLS_WRITE_BYTES, Request
 from aiockpt.transport.pool import ConnectionPool, Endpoint
 from aiockpt.transport.tls import client_context
 from aiockpt.wire.http1 import ResponseHead
@@ -297,3 +297,23 @@ async def test_tls_cancelled_in_a_body(certificate: Certificate) -> None:
         before = bytes(memory.view)
         await asyncio.sleep(0.02)
         assert bytes(memory.view) == before
+
+
+async def test_tls_holds_little_of_a_body_that_the_server_takes_slowly(certificate: Certificate) -> None:
+    held: list[int] = []
+    body = bytes(8 * MiB)
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        for _ in range(32):  # now and then a little: the client has to wait
+            await peer.body(len(body) // 32)
+            (connection,) = pool._busy
+            assert connection._transport is not None
+            held.append(connection._transport.get_write_buffer_size())
+        await peer.say(answer(b""))
+
+    tls = client_context(str(certificate.authority), verify=True)
+    async with server(script, server_context(certificate)) as endpoint, make_pool(tls=tls) as pool:
+        request = Request("PUT", b"PUT /key HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body), [memoryview(body)])
+        await pool.request(endpoint, request, lambda _: None)
+    assert 0 < max(held) <= 4 * TLS_WRITE_BYTES

@@ -227,10 +227,11 @@ async def test_an_endpoint_that_is_not_there(config: S3ClientConfig, unused_tcp_
 
 
 async def test_no_connection_is_left(config: S3ClientConfig, local_bucket: str, local_endpoint: LocalEndpoint) -> None:
+    of_others = local_endpoint.stats().connections_current  # of engines that other tests left warm
     async with Engine(config) as engine:
         await engine.put(ObjectId(local_bucket, "key"), [DATA])
     for _ in range(100):
-        if local_endpoint.stats().connections_current == 0:
+        if local_endpoint.stats().connections_current <= of_others:
             return
         await asyncio.sleep(0.01)
     pytest.fail("connections are open")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from typing import Any
 
 import anyio
@@ -126,3 +128,23 @@ async def test_a_spent_budget_ends_retries(world: World) -> None:
 async def test_foreign_exceptions_pass(world: World) -> None:
     with pytest.raises(LookupError):
         await world.run(Operation.GET, Script(LookupError(), 7))
+
+
+async def test_what_a_failed_attempt_held_is_free_when_the_next_succeeds(world: World) -> None:
+    class Payload:
+        """Something large."""
+
+    gone: list[weakref.ref[Payload]] = []
+
+    async def attempt() -> None:
+        payload = Payload()
+        if not gone:
+            gone.append(weakref.ref(payload))
+            raise ReadError("broke")
+
+    gc.disable()
+    try:
+        await world.run(Operation.PUT, attempt)
+        assert gone[0]() is None
+    finally:
+        gc.enable()

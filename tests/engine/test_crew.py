@@ -196,3 +196,24 @@ async def test_run_all() -> None:
     await run_all([partial(step, number) for number in range(40)], limit=7)
     assert sorted(done) == list(range(40))
     await run_all([])
+
+
+async def test_no_job_begins_once_one_has_failed() -> None:
+    begun: list[str] = []
+
+    async def perform(job: str) -> None:
+        begun.append(job)
+        if job == "fails":
+            raise ValueError(job)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            crew.put("again")
+
+    crew: Crew[str] = Crew(lambda: 4, perform)
+    crew.put("waits")
+    crew.put("fails")
+    crew.finish()
+    with pytest.raises(ValueError, match="fails"):
+        await crew.run()
+    assert begun == ["waits", "fails"]

@@ -235,3 +235,30 @@ async def test_no_connection_is_left(config: S3ClientConfig, local_bucket: str, 
             return
         await asyncio.sleep(0.01)
     pytest.fail("connections are open")
+
+
+async def test_a_copy_whose_last_answer_is_lost_is_done(
+    engine: Engine, local_bucket: str, local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "MAX_COPY_BYTES", MiB)
+    monkeypatch.setattr(room, "COPY_PART_BYTES", 5 * MiB)
+    source, target = ObjectId(local_bucket, "source"), ObjectId(local_bucket, "target")
+    await engine.put(source, [DATA])
+    local_endpoint.add_fault(Fault(FaultKind.LOST_REPLY, "CompleteMultipartUpload"))
+    await engine.copy(source, target)
+    assert await engine.get(target) == DATA
+
+
+async def test_a_failed_copy_tells_what_failed_and_not_its_cleaning_up(
+    engine: Engine, local_bucket: str, local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "MAX_COPY_BYTES", MiB)
+    source, target = ObjectId(local_bucket, "source"), ObjectId(local_bucket, "target")
+    await engine.put(source, [DATA])
+    local_endpoint.add_fault(Fault(FaultKind.ERROR, "UploadPartCopy", count=None, status=403, code="AccessDenied"))
+    local_endpoint.add_fault(Fault(FaultKind.ERROR, "AbortMultipartUpload", status=500, code="InternalError"))
+    with pytest.raises(AccessDenied):
+        await engine.copy(source, target)
+    local_endpoint.clear_faults()
+    async for row in engine.pending_uploads(target):
+        await engine.client.control.abort_upload(target, row.upload_id)

@@ -213,3 +213,47 @@ async def test_bytes_leave_from_where_they_are(config: S3ClientConfig, local_buc
         finally:
             tracemalloc.stop()
     assert peak < 8 * MiB
+
+
+async def unwanted_uploads_aborted(engine: Engine, below: ObjectId) -> None:
+    async for row in engine.pending_uploads(below):
+        await engine.client.control.abort_upload(ObjectId(below.bucket, row.key), row.upload_id)
+
+
+async def test_a_discarded_object_that_cannot_be_aborted_does_not_fail_its_siblings(
+    engine: Engine, target: ObjectId, local_endpoint: LocalEndpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    local_endpoint.add_fault(
+        Fault(FaultKind.ERROR, "AbortMultipartUpload", count=None, status=403, code="AccessDenied")
+    )
+    upload = Upload(engine)
+    task = asyncio.ensure_future(upload.run())
+    unwanted, wanted = upload.begin(target / "unwanted"), upload.begin(target / "wanted")
+    for number in (1, 2):
+        unwanted.submit(part(number, DATA[: 5 * MiB]))
+    unwanted.discard()
+    wanted.submit(part(1, SMALL))
+    wanted.seal(len(SMALL), crc32(SMALL))
+    upload.finish()
+    await task
+    assert await engine.get(target / "wanted") == SMALL
+    assert "could not be aborted" in caplog.text
+    local_endpoint.clear_faults()
+    await unwanted_uploads_aborted(engine, target)
+
+
+async def test_an_object_discarded_before_it_was_begun_is_aborted_at_once(
+    engine: Engine, target: ObjectId, local_endpoint: LocalEndpoint
+) -> None:
+    upload = Upload(engine)
+    task = asyncio.ensure_future(upload.run())
+    outgoing = upload.begin(target)
+    for number in (1, 2):
+        outgoing.submit(part(number, DATA[: 5 * MiB]))
+    outgoing.discard()
+    async with asyncio.timeout(10):
+        while not local_endpoint.stats().requests.get("AbortMultipartUpload"):  # noqa: ASYNC110  # another process
+            await asyncio.sleep(0.01)
+    assert not task.done()  # the session goes on
+    upload.finish()
+    await task

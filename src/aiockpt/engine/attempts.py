@@ -84,7 +84,7 @@ class Attempts:
                     error.after(tries, self._now() - started)
                     raise
                 logger.debug("%s: attempt %d failed, next in %.2f s: %s", operation.name, tries, delay, error)
-                last_error = error
+                last_error = error.with_traceback(None)  # whose frames hold what was to be sent or filled
             else:
                 self._budget.on_success(last_error)
                 return answer

@@ -79,6 +79,10 @@ class Crew(Generic[J]):
             while self._queue and self._working <= self._limit():
                 await self._perform(self._queue.popleft())
                 self._hire()
+        except BaseException:
+            self._over = True
+            self._queue.clear()
+            raise
         finally:
             self._working -= 1
 

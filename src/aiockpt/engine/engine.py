@@ -23,7 +23,7 @@ from aiockpt.engine.budget import ByteBudget
 from aiockpt.engine.crew import run_all
 from aiockpt.engine.download import Download, DownloadStats, Job, Read
 from aiockpt.engine.upload import OutgoingObject, OutgoingPart, Upload
-from aiockpt.errors import AccessDenied, NotFound
+from aiockpt.errors import AccessDenied, AiockptError, NotFound
 from aiockpt.model import ANYTHING, ByteRange, GiB, ObjectId, ObjectInfo, Replaces
 from aiockpt.plan.concurrency import ConcurrencyController, start_connections
 from aiockpt.plan.parts import check_part_size, copy_parts, part_bytes, part_bytes_at
@@ -214,13 +214,30 @@ class Engine:
         upload_id = await self.attempts(Operation.CREATE, lambda: control.create_upload(target, checksums=False))
         try:
             parts = await self._copy_parts(source, target, upload_id, copy_parts(info.size, COPY_PART_BYTES))
-            await self.attempts(
-                Operation.COMPLETE, lambda: control.complete_upload(target, upload_id, parts, crc32=None)
-            )
+            await self._complete_copy(target, upload_id, parts, info.size)
         except BaseException:
-            with anyio.move_on_after(1, shield=True):
+            with anyio.move_on_after(1, shield=True), suppress(AiockptError):  # what went wrong is worth more
                 await control.abort_upload(target, upload_id)
             raise
+
+    async def _complete_copy(
+        self, target: ObjectId, upload_id: str, parts: Sequence[UploadedPart], nbytes: int
+    ) -> None:
+        """Complete a multipart copy; if a repetition finds it gone, an object of its size shows that it was done."""
+        control = self.client.control
+        tries = 0
+
+        async def complete() -> ObjectInfo:
+            nonlocal tries
+            tries += 1
+            try:
+                return await control.complete_upload(target, upload_id, parts, crc32=None)
+            except NotFound:
+                if tries > 1 and (found := await control.head(target)).size == nbytes:
+                    return found
+                raise
+
+        await self.attempts(Operation.COMPLETE, complete)
 
     async def _copy_parts(
         self, source: ObjectId, target: ObjectId, upload_id: str, spans: Sequence[ByteRange]

@@ -174,13 +174,13 @@ class OutgoingObject:
 
     async def _send(self, part: OutgoingPart) -> None:
         engine, payload = self._upload.engine, part.payload
+        assert self._created is not None
+        await self._created.wait()
         if self._discarded:
             self._skipped += 1
             self._upload.sent_nothing(part)
             self._settle()
             return
-        assert self._created is not None
-        await self._created.wait()
         bulk = await engine.client.bulk(self.target.bucket)
         etag = await engine.attempts(
             Operation.UPLOAD_PART,
@@ -196,7 +196,7 @@ class OutgoingObject:
         if self._created is None or len(self._sent) + self._skipped < self._expected:
             return
         if self._discarded:
-            self._upload.queue(self.abort)
+            self._upload.queue(lambda: self._upload.abort_quietly(self))
         elif self._sealed is not None:
             self._upload.queue(self._complete)
 
@@ -338,9 +338,10 @@ class Upload:
         with anyio.move_on_after(ABORT_TIMEOUT_S, shield=True):
             async with anyio.create_task_group() as group:
                 for outgoing in left:
-                    group.start_soon(self._abort_quietly, outgoing)
+                    group.start_soon(self.abort_quietly, outgoing)
 
-    async def _abort_quietly(self, outgoing: OutgoingObject) -> None:
+    async def abort_quietly(self, outgoing: OutgoingObject) -> None:
+        """Abort what was begun of an object; what cannot be aborted is logged, and a sweep's."""
         try:
             await outgoing.abort()
         except AiockptError as error:

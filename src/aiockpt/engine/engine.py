@@ -22,7 +22,7 @@ from aiockpt.engine.attempts import Attempts
 from aiockpt.engine.budget import ByteBudget
 from aiockpt.engine.crew import run_all
 from aiockpt.engine.download import Download, DownloadStats, Job, Read
-from aiockpt.engine.upload import OutgoingObject, OutgoingPart, Upload
+from aiockpt.engine.upload import OutgoingPart, Upload
 from aiockpt.errors import AccessDenied, AiockptError, NotFound
 from aiockpt.model import ANYTHING, ByteRange, GiB, ObjectId, ObjectInfo, Replaces
 from aiockpt.plan.concurrency import ConcurrencyController, start_connections
@@ -188,17 +188,13 @@ class Engine:
             assembler.finish()
 
         await anyio.to_thread.run_sync(assemble)  # one pass of CRC32
-        self.submit_parts(outgoing, parts, assembler)
+        for part in parts:
+            outgoing.submit(part)
+        outgoing.seal(assembler.nbytes, assembler.crc32)
         upload.finish()
         await upload.run()
         assert outgoing.info is not None
         return outgoing.info
-
-    def submit_parts(self, outgoing: OutgoingObject, parts: Sequence[OutgoingPart], assembler: PartAssembler) -> None:
-        """Submit all parts of an object and seal it."""
-        for part in parts:
-            outgoing.submit(part)
-        outgoing.seal(assembler.nbytes, assembler.crc32)
 
     async def delete(self, target: ObjectId) -> None:
         """Delete an object; one that is not there counts as deleted."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from aiockpt.blocking.reading import ObjectStream
+from aiockpt.blocking.reading import ObjectSource
 from aiockpt.blocking.store import Store
 from aiockpt.blocking.writing import S3Writer
 from aiockpt.config import S3ClientConfig
@@ -49,12 +49,8 @@ class S3Checkpoint:
         source = ObjectId.parse(s3_uri)
         if not source.key:
             raise ValueError(f"An object needs a key, got {s3_uri!r}")
-        return self._reader_constructor(
-            source.bucket,
-            source.key,
-            lambda: self._store.head(source),
-            lambda start=None, end=None: ObjectStream(self._store, source, start or 0, end),
-        )
+        origin = ObjectSource(self._store, source)
+        return self._reader_constructor(source.bucket, source.key, origin.info, origin.stream)
 
     def writer(self, s3_uri: str) -> S3Writer:
         """A writable file object, for ``torch.save``; the object appears when it is closed.

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 from aiockpt.blocking.download import BlockingDownload
 from aiockpt.blocking.store import Store
 from aiockpt.engine.budget import ByteBudget
 from aiockpt.engine.download import Job, Read
-from aiockpt.model import ByteRange, MiB, ObjectId
+from aiockpt.model import ByteRange, MiB, ObjectId, ObjectInfo
 
 #: Size of a chunk, and how many are fetched ahead: 32 MiB keep 1.5 GB/s busy over 20 ms of first-byte latency.
 CHUNK_BYTES = 4 * MiB
@@ -111,3 +112,19 @@ def _release(budget: ByteBudget, ahead: dict[int, memoryview]) -> None:
     """Give back what was reserved for chunks that nobody took."""
     budget.release(sum(map(len, ahead.values())))
     ahead.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectSource:
+    """An object as the readers of ``s3reader`` take it: facts and streams, without I/O until they are asked for."""
+
+    store: Store
+    source: ObjectId
+
+    def info(self) -> ObjectInfo:
+        """Size and ETag."""
+        return self.store.head(self.source)
+
+    def stream(self, start: int | None = None, end: int | None = None) -> ObjectStream:
+        """The bytes ``[start, end)``, both open by default."""
+        return ObjectStream(self.store, self.source, start or 0, end)

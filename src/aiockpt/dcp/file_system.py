@@ -12,7 +12,7 @@ from typing import Any
 
 from torch.distributed.checkpoint.filesystem import FileSystemBase
 
-from aiockpt.blocking.reading import ObjectStream
+from aiockpt.blocking.reading import ObjectSource
 from aiockpt.blocking.store import Store
 from aiockpt.blocking.writing import S3Writer
 from aiockpt.config import S3ClientConfig
@@ -58,12 +58,8 @@ class S3FileSystem(FileSystemBase):
     def open_reader(self, path: str | os.PathLike[str]) -> S3Reader:
         """A reader of one object, made by the reader constructor; no I/O until it is read."""
         source = object_at(path)
-        return self._reader_constructor(
-            source.bucket,
-            source.key,
-            lambda: self.store.head(source),
-            lambda start=None, end=None: ObjectStream(self.store, source, start or 0, end),
-        )
+        origin = ObjectSource(self.store, source)
+        return self._reader_constructor(source.bucket, source.key, origin.info, origin.stream)
 
     def open_writer(self, path: str | os.PathLike[str]) -> S3Writer:
         """A writer of one object."""

@@ -86,6 +86,35 @@ def test_a_stall_lasts_until_faults_are_cleared(endpoint: LocalEndpoint, raw: Ra
         assert client.recv(12) == b"HTTP/1.1 200"
 
 
+def test_a_body_that_crawls_until_faults_are_cleared(endpoint: LocalEndpoint, raw: RawClient) -> None:
+    endpoint.add_fault(Fault(FaultKind.CRAWL, "GetObject", after_bytes=1000, bytes_per_s=10_000))
+    with raw.connect() as client:
+        client.sendall(GET)
+        received = b""
+        while len(received.partition(b"\r\n\r\n")[2]) < 2000:
+            received += client.recv(65536)
+        assert len(received) < 100_000
+        assert endpoint.stats().requests_current == 1
+        endpoint.clear_faults()
+        while len(body := received.partition(b"\r\n\r\n")[2]) < len(DATA):
+            received += client.recv(65536)
+    assert body == DATA
+
+
+def test_crawling_takes_its_time(endpoint: LocalEndpoint, raw: RawClient) -> None:
+    for operation in ("GetObject", "PutObject"):
+        endpoint.add_fault(Fault(FaultKind.CRAWL, operation, bytes_per_s=len(DATA) / 0.2))
+    assert took_s(raw, "GET", "/bucket/data") >= 0.15
+    assert took_s(raw, "PUT", "/bucket/crawled", DATA) >= 0.15
+    assert raw("GET", "/bucket/crawled")[2] == DATA
+
+
+def test_a_late_answer(endpoint: LocalEndpoint, raw: RawClient) -> None:
+    endpoint.add_fault(Fault(FaultKind.LATE, delay_s=0.1))
+    assert took_s(raw, "GET", "/bucket/data") >= 0.1
+    assert endpoint.stats().faults == 1
+
+
 def test_a_client_that_leaves_a_stalled_upload_is_forgotten(endpoint: LocalEndpoint, raw: RawClient) -> None:
     endpoint.add_fault(Fault(FaultKind.STALL, operation="PutObject", after_bytes=10))
     with raw.connect() as client:

@@ -19,6 +19,10 @@ class FaultKind(enum.StrEnum):
     """Close in order (FIN) after ``after_bytes`` of the body; None: before the answer's head."""
     STALL = "stall"
     """Wait until faults are cleared, after ``after_bytes`` of the body; None: before the answer's head."""
+    CRAWL = "crawl"
+    """Move the body at ``bytes_per_s`` from ``after_bytes`` of it on, until faults are cleared."""
+    LATE = "late"
+    """Wait for ``delay_s`` before the answer's head, or until faults are cleared."""
     FLIP_BIT = "flip-bit"
     """Invert one bit of byte ``after_bytes`` of the body on its way; what is stored stays as it is."""
     WRONG_LENGTH = "wrong-length"
@@ -53,6 +57,8 @@ class Fault:
         status, code: of the answer of ``ERROR``; ``code`` also of ``ERROR_IN_200``.
         retry_after_s: seconds for a Retry-After header of ``ERROR``; None: no such header.
         length_error: see ``WRONG_LENGTH``.
+        bytes_per_s: see ``CRAWL``.
+        delay_s: see ``LATE``.
     """
 
     kind: FaultKind
@@ -67,6 +73,8 @@ class Fault:
     code: str = "SlowDown"
     retry_after_s: int | None = None
     length_error: int = 1
+    bytes_per_s: float = 100_000.0
+    delay_s: float = 1.0
 
 
 class _Rule:

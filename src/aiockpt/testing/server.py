@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
@@ -23,6 +25,9 @@ from aiockpt.testing.stats import Recorder, RequestRecord
 
 #: The kinds of faults that interrupt a body; a request meets one of them at most.
 _INTERRUPTIONS = (FaultKind.RESET, FaultKind.END_EARLY, FaultKind.STALL)
+
+#: A body that crawls moves in runs of so many seconds at its rate: smooth to whoever watches its progress.
+_CRAWL_RUN_S = 0.02
 
 _NO_REQUEST = Request("", "", "", "", {}, {}, keep_alive=False)
 
@@ -135,6 +140,8 @@ class Endpoint:
         exchange.request = replace(exchange.request, content=EMPTY)
         if exchange.disturbance.get(FaultKind.LOST_REPLY):
             await self._break(connection)
+        if late := exchange.disturbance.get(FaultKind.LATE):
+            await _pause(self._calm, late.delay_s)
         if self.network.shape.first_byte_latency_s:
             await asyncio.sleep(self.network.shape.first_byte_latency_s)
         exchange.error_code = answer.error_code
@@ -175,7 +182,9 @@ class Endpoint:
             if is_upload and (fault := exchange.disturbance.get(*_INTERRUPTIONS)):
                 await connection.fill(landing, min(fault.after_bytes or 0, size))
                 await self._interrupt(connection, fault)
-            await connection.fill(landing, size)
+            crawl = exchange.disturbance.get(FaultKind.CRAWL) if is_upload else None
+            async for run in self._runs(crawl, size):
+                await connection.fill(landing, run.stop)
         finally:
             exchange.body_bytes_in = landing.received
         content = landing.content()
@@ -198,7 +207,9 @@ class Endpoint:
             await connection.send(cut(pieces, 0, interruption.after_bytes))
             await self._interrupt(connection, interruption)
             pieces = tuple(cut(pieces, interruption.after_bytes, answer.body.size))
-        await connection.send(pieces)
+        crawl = None if is_upload else disturbance.get(FaultKind.CRAWL)
+        async for run in self._runs(crawl, sum(map(len, pieces))):
+            await connection.send(cut(pieces, run.start, run.stop))
 
     async def _interrupt(self, connection: Connection, fault: Fault) -> None:
         if fault.kind is FaultKind.RESET:
@@ -207,9 +218,26 @@ class Endpoint:
             raise _Broken
         await self._calm.wait()
 
+    async def _runs(self, crawl: Fault | None, size: int) -> AsyncIterator[range]:
+        """The bytes of a body of ``size``, run by run, each when it may move; all at once where nothing crawls."""
+        calm = self._calm
+        start = min(crawl.after_bytes or 0, size) if crawl else size
+        yield range(start)
+        while crawl and start < size:
+            step = size if calm.is_set() else max(1, int(crawl.bytes_per_s * _CRAWL_RUN_S))
+            yield range(start, min(start + step, size))
+            start += step
+            await _pause(calm, step / crawl.bytes_per_s)
+
     async def _break(self, connection: Connection) -> NoReturn:
         await connection.reset()
         raise _Broken
+
+
+async def _pause(calm: asyncio.Event, seconds: float) -> None:
+    """Wait so long, or until faults are cleared."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(calm.wait(), seconds)
 
 
 def _body_size(request: Request, operation: str) -> int:

@@ -54,12 +54,14 @@ ROOMS = {
     "s3reader": room(f"{VALUES} engine bridge blocking"),
     "dcp": room(f"{ENGINE} s3reader", "torch"),
     "testing": room("errors model wire", "httptools uvloop zlib_ng"),
+    "inspection": room(LIBRARY, "torch", pure=True),
+    "transfer": room(f"{LIBRARY} inspection", "anyio torch"),
     "top": room(LIBRARY, "anyio torch"),
-    "application": room(f"{LIBRARY} testing top", "anyio click rich torch"),
+    "application": room(f"{LIBRARY} testing inspection transfer top", "anyio click rich torch"),
 }
 
 #: Top-level modules that are programs built on the library, and so may also start the local endpoint.
-APPLICATION = {"__main__", "bench", "cli", "demo"}
+APPLICATION = {"__main__", "cli", "commands", "demo"}
 
 #: What only type checkers have.
 STUBS = {"_typeshed"}

@@ -12,6 +12,8 @@ import click
 #: Where each command is (module:attribute), and its line in the overview.
 COMMANDS = {
     "demo": ("aiockpt.demo.command:demo", "Train, save to S3, resume: is every bit the same?"),
+    "inspect": ("aiockpt.commands.inspect:inspect", "Show the tensors of a checkpoint."),
+    "ls": ("aiockpt.commands.ls:ls", "List the checkpoints below a prefix."),
     "serve": ("aiockpt.demo.serve:serve", "Run a local S3 endpoint, for trying things out."),
 }
 

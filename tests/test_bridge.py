@@ -17,6 +17,7 @@ import pytest
 from aiockpt import bridge as room
 from aiockpt.bridge import Bridge, get_bridge
 from aiockpt.errors import ClosedError, WrongThreadError
+from aiockpt.scope import Cancellable, Scope
 
 
 @pytest.fixture
@@ -468,3 +469,63 @@ def test_signals_stay_with_the_main_thread(bridge: Bridge) -> None:
     before = signal.getsignal(signal.SIGINT)
     bridge.run(lambda: value(1))
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_scope_cancels_what_was_started_in_it(bridge: Bridge) -> None:
+    inside, outside, scope = Work(), Work(), Scope()
+    other = bridge.start(outside)
+    with scope.entered():
+        assert bridge.run(lambda: value(3)) == 3
+        call = bridge.start(inside)
+        inside.running.wait()
+        scope.cancel()
+        with pytest.raises(ClosedError):
+            call.result()
+        with pytest.raises(ClosedError, match="by its caller"):
+            bridge.start(forever)
+    assert inside.ended.is_set()
+    assert not other.done
+    other.cancel()
+
+
+def test_the_end_of_work_is_told_however_it_ends(bridge: Bridge) -> None:
+    ends: list[str] = []
+    assert bridge.start(lambda: value(1), on_end=lambda: ends.append("done")).result() == 1
+    cancelled = bridge.start(forever, on_end=lambda: ends.append("cancelled"))  # perhaps before it has begun
+    cancelled.cancel()
+    assert cancelled.wait()
+    lost = bridge.start(forever, on_end=lambda: ends.append("stopped"))
+    bridge.close()
+    assert lost.done
+    with pytest.raises(ClosedError):
+        bridge.start(forever, on_end=lambda: ends.append("too late"))
+    assert ends == ["done", "cancelled", "stopped", "too late"]
+
+
+def test_cancelling_twice_lets_work_wind_up(bridge: Bridge) -> None:
+    work = Work()
+    call = bridge.start(work)
+    work.running.wait()
+    call.cancel()
+    call.cancel()
+    assert call.wait()
+    assert work.ended.is_set()
+
+
+def test_cancelling_before_the_beginning(bridge: Bridge) -> None:
+    """A scope that is cancelled by another thread may know of a call that has not begun."""
+    begun = threading.Event()
+
+    class Early(Scope):
+        def add(self, member: Cancellable) -> None:
+            super().add(member)
+            self.cancel()
+
+    async def work() -> None:
+        begun.set()
+        await forever()
+
+    with Early().entered():
+        call = bridge.start(work)
+    assert call.wait(10)
+    assert not begun.is_set()

@@ -22,6 +22,7 @@ from typing import Any, Generic, TypeVar
 import uvloop
 
 from aiockpt.errors import ClosedError, WrongThreadError
+from aiockpt.scope import current_scope
 
 T = TypeVar("T")
 
@@ -37,13 +38,24 @@ EXIT_TIMEOUT_S = 10.0
 
 
 class Call(Generic[T]):
-    """A coroutine that runs on the loop thread: wait for it, or cancel it."""
+    """A coroutine that runs on the loop thread: wait for it, or cancel it. Belongs to its thread's scope.
 
-    def __init__(self, bridge: Bridge, work: Callable[[], Coroutine[Any, Any, T]]) -> None:
+    Attributes:
+        outcome: what waits for it; not to be cancelled itself.
+    """
+
+    def __init__(
+        self, bridge: Bridge, work: Callable[[], Coroutine[Any, Any, T]], on_end: Callable[[], object]
+    ) -> None:
         self._bridge = bridge
         self._work = work
-        self._outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
+        self._on_end = on_end
+        self.outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
         self._task: asyncio.Task[T] | None = None
+        self._unwanted = False
+        self._scope = current_scope()
+        if self._scope is not None:
+            self._scope.add(self)
         bridge.expect(self)
 
     def begin(self) -> None:
@@ -53,19 +65,21 @@ class Call(Generic[T]):
             return
         self._task = asyncio.get_running_loop().create_task(self._perform())
         self._task.add_done_callback(self._end)
+        if self._unwanted:
+            self._task.cancel()
 
     async def _perform(self) -> T:
         return await self._work()  # called in here, so that whatever it raises is an outcome
 
     def _end(self, task: asyncio.Task[T]) -> None:
-        self._bridge.forget(self)
+        self._leave()
         if task.cancelled():
-            self._outcome.cancel()
-            self._outcome.set_running_or_notify_cancel()
+            self.outcome.cancel()
+            self.outcome.set_running_or_notify_cancel()
         elif (error := task.exception()) is not None:
-            self._outcome.set_exception(error)
+            self.outcome.set_exception(error)
         else:
-            self._outcome.set_result(task.result())
+            self.outcome.set_result(task.result())
 
     def result(self) -> T:
         """Wait for the outcome; an interruption of the wait (Ctrl-C) cancels the work and waits for its end.
@@ -76,28 +90,29 @@ class Call(Generic[T]):
         """
         self._bridge.refuse_own_thread()
         try:
-            return self._outcome.result()
+            return self.outcome.result()
         except concurrent.futures.CancelledError:
             raise ClosedError("the call was cancelled, or aiockpt's loop thread is stopping") from None
         except BaseException:
-            if not self._outcome.done():
+            if not self.outcome.done():
                 self.cancel()
-                concurrent.futures.wait([self._outcome], EXIT_TIMEOUT_S)
+                concurrent.futures.wait([self.outcome], EXIT_TIMEOUT_S)
             raise
 
     @property
     def done(self) -> bool:
         """Whether the work has ended, however."""
-        return self._outcome.done()
+        return self.outcome.done()
 
     def cancel(self) -> None:
         """Cancel the work; ``wait`` tells when it has ended."""
         with suppress(ClosedError):  # no loop, no work
-            self._bridge.call_soon(self._cancel_task)  # runs after ``begin``, which was called soon before it
+            self._bridge.call_soon(self._cancel_task)
 
     def _cancel_task(self) -> None:
-        if self._task is not None:
+        if self._task is not None and not self._unwanted:  # a second time would cut its winding up short
             self._task.cancel()
+        self._unwanted = True
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the work has ended, however; False if it has not within ``timeout_s``.
@@ -106,18 +121,25 @@ class Call(Generic[T]):
         """
         if self._bridge.is_own_thread:
             return self.done
-        return bool(concurrent.futures.wait([self._outcome], timeout_s).done)
+        return bool(concurrent.futures.wait([self.outcome], timeout_s).done)
 
     def lose(self) -> None:
         """There is no loop to bring an outcome: let whoever waits go on."""
-        self._bridge.forget(self)
-        if not self._outcome.done():
-            self._outcome.set_exception(ClosedError(_STOPPED))
+        self._leave()
+        if not self.outcome.done():
+            self.outcome.set_exception(ClosedError(_STOPPED))
 
     def lose_in_child(self) -> None:
         """Likewise after a fork; the lock of the former outcome may be held by a thread that is not there."""
-        self._outcome = concurrent.futures.Future()
-        self._outcome.set_exception(ClosedError(_FORKED))
+        self.outcome = concurrent.futures.Future()
+        self.outcome.set_exception(ClosedError(_FORKED))
+
+    def _leave(self) -> None:
+        """It has ended: nobody needs to remember it, and who waits for what it would bring is told."""
+        self._bridge.forget(self)
+        if self._scope is not None:
+            self._scope.discard(self)
+        self._on_end()
 
 
 class _Resource:
@@ -164,9 +186,13 @@ class Bridge:
         self._thread = threading.Thread(target=self._run, name="aiockpt-loop", daemon=True)
         self._thread.start()
 
-    def start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Call[T]:
-        """Start ``work()`` on the loop thread, without waiting."""
-        return Call(self, work)
+    def start(self, work: Callable[[], Coroutine[Any, Any, T]], on_end: Callable[[], object] = lambda: None) -> Call[T]:
+        """Start ``work()`` on the loop thread, without waiting.
+
+        ``on_end`` is called on the loop thread once the work has ended, before its outcome is known, also if it was
+        cancelled before it began.
+        """
+        return Call(self, work, on_end)
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run ``work()`` on the loop thread and wait for its result.
@@ -252,7 +278,7 @@ class Bridge:
         try:
             self.call_soon(call.begin)
         except ClosedError:
-            self.forget(call)
+            call.lose()
             raise
 
     def forget(self, call: Call[Any]) -> None:

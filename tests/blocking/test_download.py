@@ -9,6 +9,7 @@ from aiockpt.blocking.store import Store
 from aiockpt.engine.download import Job, Read
 from aiockpt.errors import AccessDenied, ClosedError, NotFound
 from aiockpt.model import ByteRange, MiB, ObjectId
+from aiockpt.scope import Scope
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint, Shape
 from transport.scripted import Guarded
 
@@ -137,3 +138,17 @@ def test_what_is_refused(store: Store, source: ObjectId, local_endpoint: LocalEn
     with pytest.raises(AccessDenied), store.download() as download:
         download.submit([one])
         download.next_done()
+
+
+def test_a_scope_ends_a_download(store: Store, source: ObjectId, local_endpoint: LocalEndpoint) -> None:
+    local_endpoint.add_fault(Fault(FaultKind.STALL, "GetObject", count=None))
+    one, memory = job(source, 0, 1000)
+    scope = Scope()
+    with scope.entered(), pytest.raises(ClosedError), store.download() as download:
+        download.submit([one])
+        threading.Thread(target=scope.cancel).start()
+        download.next_done()
+    assert scope.is_idle
+    assert memory.intact
+    with scope.entered(), pytest.raises(ClosedError), store.download():
+        pass

@@ -11,9 +11,10 @@ from aiockpt.blocking.store import Store
 from aiockpt.blocking.upload import BlockingUpload, Staging
 from aiockpt.engine.budget import ByteBudget
 from aiockpt.engine.upload import OutgoingPart
-from aiockpt.errors import AccessDenied, PreconditionFailed
+from aiockpt.errors import AccessDenied, ClosedError, PreconditionFailed
 from aiockpt.model import NOTHING, KiB, MiB, ObjectId
 from aiockpt.s3.bulk import Payload
+from aiockpt.scope import Scope
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
 
 At = Callable[[str], ObjectId]
@@ -195,3 +196,24 @@ def test_staging_that_has_ended() -> None:
     staging.reserve(3)
     staging.end()
     assert budget.reserved_bytes == 0
+
+
+def test_a_scope_ends_an_upload(tight_store: Store, at: At, local_endpoint: LocalEndpoint) -> None:
+    """From another thread, while this one waits for staging memory: the uploads are aborted."""
+    local_endpoint.add_fault(Fault(FaultKind.STALL, "UploadPart", count=None, after_bytes=1000))
+    scope = Scope()
+
+    def cancel_later() -> None:
+        while local_endpoint.stats().uploads_open == 0:
+            threading.Event().wait(0.001)
+        scope.cancel()
+
+    canceller = threading.Thread(target=cancel_later)
+    canceller.start()
+    with scope.entered(), pytest.raises(ClosedError), tight_store.upload() as upload:
+        writer = upload.object(at("a"))
+        while True:
+            writer.copy_in(bytes(MiB))
+    canceller.join()
+    assert scope.is_idle
+    assert local_endpoint.stats().uploads_open == 0

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import queue
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from aiockpt.bridge import Bridge, Call
 from aiockpt.engine.download import Download, DownloadStats, Job
@@ -76,11 +76,10 @@ class BlockingDownload:
         self._call.cancel()
         self._call.wait()
         self._cancelled = True
-        self._done.put(None)  # which a call that was cancelled before it began has not done
 
     def __enter__(self) -> Self:
         self._download = Download(self._engine, self._done.put, self._max_gap_bytes)
-        self._call = self._bridge.start(_then(self._download.run, lambda: self._done.put(None)))
+        self._call = self._bridge.start(self._download.run, on_end=lambda: self._done.put(None))
         return self
 
     def __exit__(
@@ -94,15 +93,3 @@ class BlockingDownload:
         else:
             self._call.cancel()
             self._call.wait()
-
-
-def _then(work: Callable[[], Any], last: Callable[[], object]) -> Callable[[], Any]:
-    """``work``, and whatever its outcome, ``last``."""
-
-    async def both() -> Any:
-        try:
-            return await work()
-        finally:
-            last()
-
-    return both

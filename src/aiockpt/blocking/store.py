@@ -19,6 +19,7 @@ from aiockpt.config import S3ClientConfig
 from aiockpt.engine.engine import Engine
 from aiockpt.model import ANYTHING, ObjectId, ObjectInfo, Replaces
 from aiockpt.s3.control import ListedObject
+from aiockpt.scope import session
 
 T = TypeVar("T")
 
@@ -109,11 +110,11 @@ class Store:
 
         ``max_gap_bytes``: bound of the gaps that are fetched, below the configuration's own.
         """
-        with self.lease() as lease, BlockingDownload(lease.bridge, lease.engine, max_gap_bytes) as download:
+        with session(), self.lease() as lease, BlockingDownload(lease.bridge, lease.engine, max_gap_bytes) as download:
             yield download
 
     @contextmanager
     def upload(self) -> Iterator[BlockingUpload]:
         """An upload to feed from this thread; leaving the block with an exception aborts it."""
-        with self.lease() as lease, BlockingUpload(lease.bridge, lease.engine) as upload:
+        with session(), self.lease() as lease, BlockingUpload(lease.bridge, lease.engine) as upload:
             yield upload

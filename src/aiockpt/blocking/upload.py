@@ -72,7 +72,7 @@ class BlockingUpload:
 
     def __enter__(self) -> Self:
         self._upload = Upload(self.engine, on_sent=self._staging.sent)
-        self._call = self._bridge.start(self._run)
+        self._call = self._bridge.start(self._upload.run, on_end=self._staging.end)
         return self
 
     def __exit__(
@@ -84,13 +84,6 @@ class BlockingUpload:
         else:
             self._call.cancel()
             self._call.wait()
-            self._staging.end()  # which a call that was cancelled before it began has not done
-
-    async def _run(self) -> UploadStats:
-        try:
-            return await self._upload.run()
-        finally:
-            self._staging.end()
 
 
 class ObjectWriter:

@@ -89,7 +89,7 @@ class LoadPipeline:
         """Hand over what there is room for; together, so that neighbours share requests."""
         batch: list[Job] = []
         while self._in_flight_bytes < WINDOW_BYTES and (task := self._peek()) is not None:
-            if not self._reserve(task.staged_bytes, may_wait=not (batch or self._download.unfinished)):
+            if not self._reserve(task.staged_bytes, is_only_one=not (batch or self._download.unfinished)):
                 break
             self._next.popleft()
             job = Job(task.reads(), task)
@@ -103,12 +103,15 @@ class LoadPipeline:
             self._next.append(task)
         return self._next[0] if self._next else None
 
-    def _reserve(self, nbytes: int, *, may_wait: bool) -> bool:
-        """Staging memory for a task; waits only while nothing of this load could be finished to free some."""
+    def _reserve(self, nbytes: int, *, is_only_one: bool) -> bool:
+        """Staging memory for a task; one task of a load always gets it.
+
+        Waiting for others to free some could be for ever: they may wait for this thread.
+        """
         if nbytes and not self._budget.try_reserve(nbytes):
-            if not may_wait:
+            if not is_only_one:
                 return False
-            self._budget.reserve(nbytes)
+            self._budget.overdraw(nbytes)
         self._staged_bytes += nbytes
         return True
 

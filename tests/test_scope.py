@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from aiockpt.errors import ClosedError
+from aiockpt.scope import Scope, current_scope, session
+
+
+class Member:
+    def __init__(self) -> None:
+        self.cancellations = 0
+
+    def cancel(self) -> None:
+        self.cancellations += 1
+
+
+def test_members_are_cancelled_with_their_scope() -> None:
+    scope, under_way, ended = Scope(), Member(), Member()
+    scope.add(under_way)
+    scope.add(ended)
+    scope.discard(ended)
+    assert not scope.cancelled
+    scope.cancel()
+    assert scope.cancelled
+    assert (under_way.cancellations, ended.cancellations) == (1, 0)
+
+
+def test_a_cancelled_scope_lets_nobody_begin() -> None:
+    scope = Scope()
+    scope.check()
+    scope.cancel()
+    scope.cancel()
+    with pytest.raises(ClosedError, match="cancelled by its caller"):
+        scope.check()
+    with pytest.raises(ClosedError):
+        scope.add(Member())
+    with pytest.raises(ClosedError), scope.session():
+        pass
+
+
+def test_members_may_leave_while_they_are_cancelled() -> None:
+    scope = Scope()
+
+    class Leaver(Member):
+        def cancel(self) -> None:
+            scope.discard(self)
+
+    for _ in range(3):
+        scope.add(Leaver())
+    scope.cancel()
+
+
+def test_sessions_are_counted() -> None:
+    scope = Scope()
+    assert scope.is_idle
+    with scope.session(), pytest.raises(LookupError), scope.session():
+        assert not scope.is_idle
+        raise LookupError
+    assert scope.is_idle
+    with scope.session():
+        scope.cancel()
+        assert not scope.is_idle
+    assert scope.is_idle
+
+
+def test_a_scope_is_its_threads() -> None:
+    scope, inner = Scope(), Scope()
+    seen: list[Scope | None] = []
+    assert current_scope() is None
+    with scope.entered():
+        assert current_scope() is scope
+        other = threading.Thread(target=lambda: seen.append(current_scope()))
+        other.start()
+        other.join()
+        with inner.entered(), session():
+            assert not inner.is_idle
+            assert scope.is_idle
+        assert current_scope() is scope
+    assert current_scope() is None
+    assert seen == [None]
+
+
+def test_a_session_of_no_scope() -> None:
+    with session():
+        pass

@@ -172,6 +172,24 @@ def test_of_two_writers_at_one_path_one_wins(path: str, first: bool) -> None:
     assert loaded(path) == 3
 
 
+@pytest.mark.parametrize("code", ["NoSuchKey", "PreconditionFailed"])
+def test_a_checkpoint_deleted_while_it_is_replaced_is_replaced_all_the_same(
+    path: str, local_endpoint: LocalEndpoint, code: str
+) -> None:
+    """S3 answers an ``If-Match`` that finds no object with 404, some stores with 412."""
+    save(path, 1)
+    planner = WaitingPlanner()
+    thread = threading.Thread(target=save, args=(path, 2, planner))
+    thread.start()
+    assert planner.reached.wait(30)
+    S3FileSystem(REGION).rm_file(f"{path}/.metadata")
+    if code == "PreconditionFailed":
+        local_endpoint.add_fault(Fault(FaultKind.ERROR, "PutObject", key=".metadata", status=412, code=code))
+    planner.go_on.set()
+    thread.join(30)
+    assert loaded(path) == 2
+
+
 def test_a_lost_answer_to_the_commit_is_no_failure(path: str, local_endpoint: LocalEndpoint) -> None:
     local_endpoint.add_fault(Fault(FaultKind.LOST_REPLY, operation="PutObject", count=None, skip=0, probability=0.5))
     for value in (1, 2, 3):

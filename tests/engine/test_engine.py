@@ -262,3 +262,41 @@ async def test_a_failed_copy_tells_what_failed_and_not_its_cleaning_up(
     local_endpoint.clear_faults()
     async for row in engine.pending_uploads(target):
         await engine.client.control.abort_upload(target, row.upload_id)
+
+
+async def test_the_parts_of_an_upload_page_by_page(
+    engine: Engine, local_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = ObjectId(local_bucket, "key")
+    control = engine.client.control
+    upload_id = await control.create_upload(target, checksums=False)
+    assert await engine.upload_parts(target, upload_id) == []
+    await engine.put(ObjectId(local_bucket, "source"), [DATA])
+    for number in (1, 2, 5):
+        await control.copy_part(ObjectId(local_bucket, "source"), target, upload_id, number, ByteRange(0, number * 100))
+    client = await engine.client._session.client()
+    real = client.list_parts
+
+    async def one_at_a_time(**arguments: Any) -> Any:
+        return await real(MaxParts=1, **arguments)
+
+    monkeypatch.setattr(client, "list_parts", one_at_a_time)
+    assert [(part.number, part.size) for part in await engine.upload_parts(target, upload_id)] == [
+        (1, 100),
+        (2, 200),
+        (5, 500),
+    ]
+    for _ in range(2):  # what is gone counts as dropped
+        await engine.abort_upload(target, upload_id)
+    with pytest.raises(NotFound):
+        await engine.upload_parts(target, upload_id)
+
+
+async def test_a_listing_of_parts_that_does_not_move_on_ends(
+    engine: Engine, local_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def always_the_same(**arguments: Any) -> Any:
+        return {"Parts": [{"PartNumber": 1, "Size": 3}], "IsTruncated": True}
+
+    monkeypatch.setattr(await engine.client._session.client(), "list_parts", always_the_same)
+    assert [part.number for part in await engine.upload_parts(ObjectId(local_bucket, "key"), "id")] == [1, 1]

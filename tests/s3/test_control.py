@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
 
@@ -79,6 +80,10 @@ async def test_a_multipart_upload(client: S3Client, local_bucket: str) -> None:
     for number, piece in enumerate(pieces, 1):
         payload = Payload([memoryview(piece)], len(piece), crc32(piece))
         parts.append(UploadedPart(number, await client._direct.upload_part(target, upload_id, number, payload)))
+    listed, following = await control.parts_page(target, upload_id, 0)
+    assert ([(part.number, part.size) for part in listed], following) == ([(1, 5 * MiB), (2, 4)], 0)
+    assert all(part.last_modified for part in listed)
+    assert [part.number for part in (await control.parts_page(target, upload_id, 1))[0]] == [2]
     whole = crc32_combine(crc32(pieces[0]), crc32(pieces[1]), 4)
     with pytest.raises(ServiceError):
         await control.complete_upload(target, upload_id, parts, crc32=whole ^ 1)
@@ -131,3 +136,21 @@ async def test_the_region_of_a_bucket(client: S3Client, local_bucket: str) -> No
 @pytest.mark.parametrize(("value", "bare"), [('"e"', "e"), ("e", "e"), (None, ""), ("", "")])
 def test_etags(value: str | None, bare: str) -> None:
     assert strip_etag(value) == bare
+
+
+async def test_the_services_clock(client: S3Client, local_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    await put(client, ObjectId(local_bucket, "key"), b"x")
+    now = await client.control.service_time(local_bucket)
+    (row,) = await rows(client, ObjectId(local_bucket, "key"))
+    assert now is not None
+    assert isinstance(row, ListedObject)
+    assert row.last_modified is not None
+    assert abs(now - row.last_modified) < timedelta(seconds=60)
+
+    async def without_date(**arguments: object) -> object:
+        return {"ResponseMetadata": {"HTTPHeaders": {}}}
+
+    monkeypatch.setattr(await client._session.client(), "head_bucket", without_date)
+    assert await client.control.service_time(local_bucket) is None
+    with pytest.raises(NotFound):
+        await client.control.parts_page(ObjectId(local_bucket, "key"), "no-such-upload", 0)

@@ -12,20 +12,18 @@ they saw when they began, so one of them fails with ``PreconditionFailed`` where
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 
-from aiockpt.dcp.metadata import load_metadata
+from aiockpt.dcp.names import data_number, folder_of
+from aiockpt.dcp.standing import data_of
 from aiockpt.engine.crew import run_all
 from aiockpt.engine.engine import Engine
 from aiockpt.errors import MetadataError, NotFound, PreconditionFailed, S3Exception
 from aiockpt.model import NOTHING, ObjectId, Replaces
 
 logger = logging.getLogger("aiockpt")
-
-_NUMBERED = re.compile(r"(\d{1,18})\.distcp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +62,8 @@ async def survey(engine: Engine, metadata: ObjectId, prefix: ObjectId) -> Survey
 
     async def look_for_data() -> None:
         keys = [row.key async for row in engine.list_objects(prefix) if not isinstance(row, str)]
-        names = (_NUMBERED.fullmatch(key.removeprefix(prefix.key)) for key in keys)
-        numbers.extend(int(name[1]) for name in names if name)
+        used = (data_number(key, prefix.key) for key in keys)
+        numbers.extend(number for number in used if number is not None)
 
     await run_all([look_for_metadata, look_for_data])
     return Survey(found[0], prefix, max(numbers) + 1)
@@ -87,23 +85,33 @@ async def commit(
     Raises:
         PreconditionFailed: another writer has committed here since the survey; its checkpoint stands.
     """
-    replaced = await _paths(engine, metadata) if found.exists else set()
+    replaced = await _data_of_replaced(engine, metadata) if found.exists else frozenset()
+    await _put(engine, metadata, data, found.replaces)
+    left = replaced.difference((base / path).key for path in paths)
+    await run_all(partial(_delete, engine, ObjectId(base.bucket, key)) for key in sorted(left))
+
+
+async def _put(engine: Engine, metadata: ObjectId, data: bytes, replaces: Replaces) -> None:
+    """Write the metadata; if those that they replace were deleted meanwhile, there is nothing to replace."""
     try:
-        await engine.put(metadata, [data], found.replaces)
-    except PreconditionFailed as error:
-        error.args = (f"{error.args[0]}: another writer saved to {base.uri} meanwhile, and its checkpoint stands",)
+        await engine.put(metadata, [data], replaces)
+    except (NotFound, PreconditionFailed) as error:
+        if replaces.etag and not await engine.exists(metadata):
+            await _put(engine, metadata, data, NOTHING)
+            return
+        if isinstance(error, PreconditionFailed):
+            where = ObjectId(metadata.bucket, folder_of(metadata.key)).uri
+            error.args = (f"{error.args[0]}: another writer saved to {where} meanwhile, and its checkpoint stands",)
         raise
-    await run_all(partial(_delete, engine, base / path) for path in sorted(replaced.difference(paths)))
 
 
-async def _paths(engine: Engine, metadata: ObjectId) -> set[str]:
+async def _data_of_replaced(engine: Engine, metadata: ObjectId) -> frozenset[str]:
     """The objects that standing metadata refer to; none if they cannot be read, then a sweep has to find them."""
     try:
-        data, _ = await engine.get_small(metadata)
-        return {place.relative_path for place in (load_metadata(data, metadata.uri).storage_data or {}).values()}
+        return await data_of(engine, metadata)
     except (MetadataError, NotFound) as error:
         logger.warning("what the replaced checkpoint leaves behind is not deleted: %s", error)
-        return set()
+        return frozenset()
 
 
 async def _delete(engine: Engine, target: ObjectId) -> None:

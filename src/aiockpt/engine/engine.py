@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
+from datetime import datetime
 from functools import partial
 from typing import Self
 
@@ -30,7 +31,7 @@ from aiockpt.plan.parts import check_part_size, copy_parts, part_bytes, part_byt
 from aiockpt.plan.request_size import request_bytes
 from aiockpt.plan.retry import Backoff, Operation, RetryBudget, RetryPolicy
 from aiockpt.s3.client import S3Client
-from aiockpt.s3.control import ListedObject, PendingUpload, UploadedPart
+from aiockpt.s3.control import ListedObject, ListedPart, PendingUpload, UploadedPart
 
 #: S3's limit of one CopyObject; larger objects are copied part by part.
 MAX_COPY_BYTES = 5 * GiB
@@ -162,6 +163,26 @@ class Engine:
             if not markers[0]:
                 return
 
+    async def upload_parts(self, target: ObjectId, upload_id: str) -> list[ListedPart]:
+        """The parts that a pending upload has so far.
+
+        Raises:
+            NotFound: it was completed or aborted.
+        """
+        parts: list[ListedPart] = []
+        after = 0
+        while True:
+            rows, after = await self.attempts(
+                Operation.LIST, partial(self.client.control.parts_page, target, upload_id, after)
+            )
+            parts += rows
+            if not after:
+                return parts
+
+    async def service_time(self, bucket: str) -> datetime | None:
+        """What time it is for the service that holds ``bucket``; None if it does not say."""
+        return await self.attempts(Operation.HEAD, lambda: self.client.control.service_time(bucket))
+
     # ---- writing
 
     async def put(
@@ -199,6 +220,11 @@ class Engine:
     async def delete(self, target: ObjectId) -> None:
         """Delete an object; one that is not there counts as deleted."""
         await self.attempts(Operation.DELETE, lambda: self.client.control.delete(target))
+
+    async def abort_upload(self, target: ObjectId, upload_id: str) -> None:
+        """Drop a pending multipart upload and its parts; one that is not there counts as dropped."""
+        with suppress(NotFound):
+            await self.attempts(Operation.ABORT, lambda: self.client.control.abort_upload(target, upload_id))
 
     async def copy(self, source: ObjectId, target: ObjectId) -> None:
         """Copy an object within the service, whatever its size."""

@@ -129,11 +129,7 @@ class OutgoingObject:
         """Drop the multipart upload; one that is gone already counts as dropped."""
         upload_id, self._upload_id = self._upload_id, ""
         if upload_id and self.info is None:
-            engine = self._upload.engine
-            with suppress(NotFound):
-                await engine.attempts(
-                    Operation.ABORT, lambda: engine.client.control.abort_upload(self.target, upload_id)
-                )
+            await self._upload.engine.abort_upload(self.target, upload_id)
 
     def _take_held(self) -> OutgoingPart:
         part, self._held = self._held, None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from aiockpt.config import S3ClientConfig
@@ -23,9 +24,6 @@ from aiockpt.s3.arguments import (
 from aiockpt.s3.failures import translated
 from aiockpt.s3.session import Session
 from aiockpt.wire.s3 import crc32_header, range_header
-
-#: S3's limit of one DeleteObjects request.
-DELETE_BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +51,15 @@ class UploadedPart:
 
     number: int
     etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListedPart:
+    """A part of a pending upload: number, size in bytes, when it came."""
+
+    number: int
+    size: int
+    last_modified: datetime | None
 
 
 def strip_etag(value: Any) -> str:
@@ -85,6 +92,14 @@ class ControlPlane:
             client = await self._session.client()
             answer = await client.head_bucket(Bucket=bucket)
         return str(answer["ResponseMetadata"].get("HTTPHeaders", {}).get("x-amz-bucket-region", ""))
+
+    async def service_time(self, bucket: str) -> datetime | None:
+        """What time it is for the service, to the second; None if it does not say."""
+        with translated("HEAD", ObjectId(bucket, "")):
+            client = await self._session.client()
+            answer = await client.head_bucket(Bucket=bucket)
+            date = answer["ResponseMetadata"].get("HTTPHeaders", {}).get("date")
+            return parsedate_to_datetime(date) if date else None
 
     async def list_page(self, prefix: ObjectId, delimiter: str, after: str) -> tuple[list[ListedObject | str], str]:
         """A page of the objects whose key starts with ``prefix.key``, in key order, common prefixes as ``str``.
@@ -121,6 +136,22 @@ class ControlPlane:
         rows = [PendingUpload(row["Key"], row["UploadId"], row.get("Initiated")) for row in page.get("Uploads", ())]
         following = (str(page.get("NextKeyMarker", "")), str(page.get("NextUploadIdMarker", "")))
         return rows, following if page.get("IsTruncated") and following != after else ("", "")
+
+    async def parts_page(self, target: ObjectId, upload_id: str, after: int) -> tuple[list[ListedPart], int]:
+        """A page of the parts that a pending upload has, behind number ``after``; and where the next begins, 0: none.
+
+        Raises:
+            NotFound: there is no such upload any more.
+        """
+        with translated("LIST PARTS", target):
+            client = await self._session.client()
+            page = await client.list_parts(
+                **_names(target), UploadId=upload_id, PartNumberMarker=after, **request_arguments(self._config)
+            )
+        parts = page.get("Parts", ())
+        rows = [ListedPart(int(row["PartNumber"]), int(row["Size"]), row.get("LastModified")) for row in parts]
+        following = rows[-1].number if page.get("IsTruncated") and rows else 0
+        return rows, following if following > after else 0
 
     async def delete(self, target: ObjectId) -> None:
         """Delete an object; one that does not exist counts as deleted."""

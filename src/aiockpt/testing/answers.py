@@ -5,6 +5,7 @@ from __future__ import annotations
 import http
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from email.utils import formatdate
 
 from aiockpt.testing.content import EMPTY, Content
 
@@ -86,6 +87,7 @@ class Answer:
         length = (self.body.size if self.length is None else self.length) + length_error
         lines = [
             f"HTTP/1.1 {self.status} {http.HTTPStatus(self.status).phrase}",
+            f"Date: {formatdate(usegmt=True)}",
             f"x-amz-request-id: {request_id}",
         ]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]

@@ -56,8 +56,11 @@ class S3ClientConfig:
             gap is of the same tensor, ``dcp.slices`` goes further.
         connect_timeout_s: longest wait for a connection, name resolution and TLS included.
         stall_timeout_s: longest time without one byte moving in a request.
-        operation_timeout_s: longest time for one request with all its retries; None: unbounded.
-        backoff_base_s, backoff_cap_s: bounds of the pauses between retries.
+        attempt_timeout_s: longest time for one try of a request, after which it is cut and tried again; what a read
+            had landed stays. None: unbounded, as long as bytes move.
+        operation_timeout_s: longest time for one request with all its retries; then it is cut. None: unbounded.
+        backoff_base_s, backoff_cap_s: bounds of the random pauses between retries; the latter also of what a
+            service may ask for on top (``Retry-After``).
         checksum: "crc32" sends a CRC32 with every part and object and proves what is read; "off" does neither.
         extra_args: arguments for everything written, named as botocore's put_object names them (``EXTRA_ARGS``).
     """
@@ -78,6 +81,7 @@ class S3ClientConfig:
     max_gap_bytes: int = 64 * KiB
     connect_timeout_s: float = 10.0
     stall_timeout_s: float = 30.0
+    attempt_timeout_s: float | None = None
     operation_timeout_s: float | None = None
     backoff_base_s: float = 0.05
     backoff_cap_s: float = 20.0
@@ -116,7 +120,8 @@ class S3ClientConfig:
         for name in ("max_attempts", "max_connections", "memory_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("throughput_target_gbps", "connect_timeout_s", "stall_timeout_s", "operation_timeout_s"):
+        timeouts = ("connect_timeout_s", "stall_timeout_s", "attempt_timeout_s", "operation_timeout_s")
+        for name in ("throughput_target_gbps", *timeouts):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ConfigError(f"{name} must be a positive number, got {value}")

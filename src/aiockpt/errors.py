@@ -13,7 +13,7 @@ exceptions across ranks), and no message here ever holds a credential, a signed 
     │   ├ LocalProtocolError            a bug of ours
     │   └ RemoteProtocolError           the server broke HTTP or S3 (also S3Exception)
     └ S3Exception                       whatever goes wrong between us and the store
-        ├ TransportError: ConnectError | ReadError | WriteError | TransportTimeout (TimeoutError)
+        ├ TransportError: ConnectError (TLSError) | ReadError | WriteError | TransportTimeout (TimeoutError)
         ├ ServiceError: NotFound (FileNotFoundError) | AccessDenied (PermissionError) | PreconditionFailed | Throttled
         └ IntegrityError: ShortRead | ChecksumMismatch | ObjectChanged
 """
@@ -36,25 +36,34 @@ class AiockptError(Exception):
     Attributes:
         attempts: how many times the operation was tried (0: not counted).
         elapsed_s: seconds from the first try to the last failure.
+        reason: why no further try was made, where that is not the number of attempts; ``""``.
     """
 
     attempts: int = 0
     elapsed_s: float = 0.0
+    reason: str = ""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
 
-    def after(self, attempts: int, elapsed_s: float) -> Self:
-        """Note how often and for how long the operation was tried; returns self."""
+    def after(self, attempts: int, elapsed_s: float, reason: str = "") -> Self:
+        """Note how often and for how long the operation was tried, and why it ended; returns self."""
         self.attempts = attempts
         self.elapsed_s = elapsed_s
+        self.reason = reason
         return self
 
     def __str__(self) -> str:
         message = str(self.args[0]) if self.args else type(self).__name__
-        if self.attempts > 1:
-            message += f" (gave up after {self.attempts} attempts in {self.elapsed_s:.1f} s)"
-        return message
+        facts = "; ".join(self._facts())
+        return f"{message} ({facts})" if facts else message
+
+    def _facts(self) -> list[str]:
+        """What is told behind the message."""
+        if self.attempts < 2 and not self.reason:
+            return []
+        tries = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
+        return [f"gave up after {tries} in {self.elapsed_s:.1f} s{self.reason and ': '}{self.reason}"]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, dict(self.__dict__))
@@ -89,7 +98,25 @@ class LocalProtocolError(ProtocolError):
 
 
 class S3Exception(AiockptError):
-    """Base of what goes wrong between us and the store: what callers catch for service failures."""
+    """Base of what goes wrong between us and the store: what callers catch for service failures.
+
+    Attributes:
+        bucket, key: what was asked for; ``key`` is ``""`` for operations on a bucket.
+        request_id: the service's id of the request, for its support; ``""`` if it did not answer.
+    """
+
+    bucket: str = ""
+    key: str = ""
+    request_id: str = ""
+
+    def __init__(self, message: str, *, bucket: str = "", key: str = "", request_id: str = "") -> None:
+        super().__init__(message)
+        self.bucket = bucket
+        self.key = key
+        self.request_id = request_id
+
+    def _facts(self) -> list[str]:
+        return [f"request {self.request_id}"] * bool(self.request_id) + super()._facts()
 
 
 class RemoteProtocolError(ProtocolError, S3Exception):
@@ -104,6 +131,10 @@ class ConnectError(TransportError):
     """No connection could be made: name resolution, refusal, TLS."""
 
 
+class TLSError(ConnectError):
+    """The server's certificate is not trusted, or it does not speak TLS: no further try would change that."""
+
+
 class ReadError(TransportError):
     """The connection broke while a response was awaited or received."""
 
@@ -113,7 +144,7 @@ class WriteError(TransportError):
 
 
 class TransportTimeout(TransportError, TimeoutError):
-    """Nothing moved for longer than the configured limit."""
+    """Nothing moved for longer than the configured limit, or a try or operation took longer than its own."""
 
 
 class ServiceError(S3Exception):
@@ -122,19 +153,24 @@ class ServiceError(S3Exception):
     Attributes:
         status: HTTP status code.
         code: S3's error code, e.g. ``NoSuchKey``; ``""`` if the answer had none.
-        request_id: the service's id of the request, for its support; ``""`` if none.
-        bucket, key: what was asked for; ``key`` is ``""`` for operations on a bucket.
+        retry_after_s: seconds that the service asks to be left alone for (``Retry-After``); 0: it does not say.
     """
 
     def __init__(
-        self, message: str, *, status: int = 0, code: str = "", request_id: str = "", bucket: str = "", key: str = ""
+        self,
+        message: str,
+        *,
+        status: int = 0,
+        code: str = "",
+        request_id: str = "",
+        bucket: str = "",
+        key: str = "",
+        retry_after_s: float = 0.0,
     ) -> None:
-        super().__init__(message)
+        super().__init__(message, bucket=bucket, key=key, request_id=request_id)
         self.status = status
         self.code = code
-        self.request_id = request_id
-        self.bucket = bucket
-        self.key = key
+        self.retry_after_s = retry_after_s
 
 
 class NotFound(ServiceError, FileNotFoundError):

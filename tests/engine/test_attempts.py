@@ -1,43 +1,49 @@
 from __future__ import annotations
 
+import asyncio
 import gc
+import math
 import random
 import weakref
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
 import pytest
 
 from aiockpt.engine.attempts import Attempts
+from aiockpt.engine.clock import LoopClock
 from aiockpt.errors import NotFound, ReadError, ServiceError, Throttled, TransportTimeout
+from aiockpt.model import ObjectId
 from aiockpt.plan.retry import Backoff, Operation, RetryBudget, RetryPolicy
+from engine.virtual_clock import VirtualClock
+
+TARGET = ObjectId("bucket", "key")
 
 
 class World:
-    """A clock that only sleeping moves, and what else happens to attempts."""
+    """Attempts by a clock of their own, and what else happens to them."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, max_attempts: int = 5, deadline_s: float = 1e9) -> None:
-        self.now = 0.0
-        self.slept: list[float] = []
+    def __init__(
+        self, *, max_attempts: int = 5, deadline_s: float = math.inf, attempt_limit_s: float = math.inf
+    ) -> None:
+        self.clock = VirtualClock()
         self.throttled: list[Operation] = []
-        self.renewed = 0
         self.budget = RetryBudget()
-        backoff = Backoff(1.0, 60.0, random.Random(1))
-        policy = RetryPolicy(max_attempts, deadline_s, backoff)
-        self.run = Attempts(policy, self.budget, lambda: self.now, self.throttled.append, self.renew)
-        monkeypatch.setattr(anyio, "sleep", self.sleep)
+        policy = RetryPolicy(max_attempts, deadline_s, Backoff(1.0, 60.0, random.Random(1)), attempt_limit_s)
+        self._attempts = Attempts(policy, self.budget, self.clock, self.throttled.append)
 
-    async def sleep(self, delay: float) -> None:
-        self.slept.append(delay)
-        self.now += delay
+    @property
+    def slept(self) -> list[float]:
+        return self.clock.slept
 
-    async def renew(self) -> None:
-        self.renewed += 1
+    async def run(self, operation: Operation, attempt: Callable[[], Awaitable[Any]], **how: Any) -> Any:
+        return await self._attempts(operation, TARGET, attempt, **how)
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    return World(monkeypatch)
+def world() -> World:
+    return World()
 
 
 class Script:
@@ -85,7 +91,7 @@ async def test_the_last_error_tells_how_often_and_how_long(world: World) -> None
     assert failure.value is last
     assert failure.value.__cause__ is cause
     assert failure.value.attempts == 5
-    assert failure.value.elapsed_s == world.now == sum(world.slept) > 0
+    assert failure.value.elapsed_s == world.clock.now() == sum(world.slept) > 0
     assert "(gave up after 5 attempts in" in str(failure.value)
 
 
@@ -96,11 +102,100 @@ async def test_progress_starts_the_count_again(world: World) -> None:
     assert max(world.slept) <= 1.0  # and the pauses
 
 
-async def test_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World(monkeypatch, max_attempts=1000, deadline_s=5.0)
+async def test_no_try_begins_that_would_be_late() -> None:
+    world = World(max_attempts=1000, deadline_s=5.0)
     with pytest.raises(ReadError):
         await world.run(Operation.GET, Script(*(ReadError(str(n)) for n in range(1000))))
-    assert world.now < 5.0
+    assert world.clock.now() < 5.0
+
+
+class Slow(Script):
+    """An attempt of which each try takes so long; ``ended`` counts those that came to their end or were told of it."""
+
+    def __init__(self, world: World, duration_s: float, *outcomes: Any, lands: int = 0) -> None:
+        super().__init__(*outcomes, lands=lands)
+        self.world = world
+        self.duration_s = duration_s
+        self.ended = 0
+
+    async def __call__(self) -> Any:
+        try:
+            await self.world.clock.work(self.duration_s)
+            return await super().__call__()
+        finally:
+            self.ended += 1
+
+
+async def test_a_running_try_is_cut_when_the_operation_takes_too_long() -> None:
+    world = World(deadline_s=5.0)
+    slow = Slow(world, 100.0, 7)
+    with pytest.raises(TransportTimeout, match=r"GET s3://bucket/key: cut after 5.0 s.*operation_timeout_s") as failure:
+        await world.run(Operation.GET, slow)
+    error = failure.value
+    assert (error.bucket, error.key, error.attempts, error.elapsed_s) == ("bucket", "key", 1, 5.0)
+    assert (world.clock.now(), slow.ended) == (5.0, 1)
+
+
+async def test_what_is_left_of_the_operation_bounds_its_last_try() -> None:
+    world = World(deadline_s=50.0)
+    slow = Slow(world, 20.0, ReadError("1"), ReadError("2"), 7)
+    with pytest.raises(TransportTimeout, match="operation_timeout_s") as failure:
+        await world.run(Operation.UPLOAD_PART, slow)
+    assert failure.value.attempts == slow.ended == 3
+    assert world.clock.now() == failure.value.elapsed_s == 50.0
+
+
+async def test_a_try_that_takes_too_long_is_cut_and_tried_again() -> None:
+    world = World(attempt_limit_s=3.0)
+    slow = Slow(world, 100.0)
+
+    async def quick_at_last() -> int:
+        if slow.ended < 2:
+            await slow()
+        return 7
+
+    assert await world.run(Operation.PUT, quick_at_last) == 7
+    assert (slow.ended, world.clock.now()) == (2, 6.0 + sum(world.slept))
+    assert world.budget.tokens == RetryBudget.CAPACITY - RetryBudget.TIMEOUT_COST
+
+
+async def test_tries_that_are_all_cut() -> None:
+    world = World(attempt_limit_s=3.0)
+    with pytest.raises(TransportTimeout, match=r"PUT s3://bucket/key: cut after 3.0 s.*attempt_timeout_s") as failure:
+        await world.run(Operation.PUT, Slow(world, 100.0))
+    assert failure.value.attempts == 5
+    assert "gave up after 5 attempts in" in str(failure.value)
+
+
+async def test_a_cut_on_the_loop_s_own_clock() -> None:
+    policy = RetryPolicy(1, 0.01, Backoff(0, 0, random.Random(1)))
+    attempts = Attempts(policy, RetryBudget(), LoopClock(), lambda _: None)
+    with pytest.raises(TransportTimeout):
+        await attempts(Operation.GET, TARGET, anyio.sleep_forever)
+
+
+async def test_the_caller_s_cancellation_is_no_timeout() -> None:
+    attempts = Attempts(
+        RetryPolicy(5, 60.0, Backoff(0, 0, random.Random(1)), 60.0), RetryBudget(), LoopClock(), lambda _: None
+    )
+    begun = asyncio.Event()
+
+    async def wait() -> None:
+        begun.set()
+        await anyio.sleep_forever()
+
+    task = asyncio.ensure_future(attempts(Operation.GET, TARGET, wait))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_the_service_is_left_alone_for_as_long_as_it_asks(world: World) -> None:
+    busy = Throttled("slow", status=503, code="SlowDown", retry_after_s=30.0)
+    assert await world.run(Operation.GET, Script(busy, 7)) == 7
+    (slept,) = world.slept
+    assert 30.0 <= slept <= 31.0
 
 
 async def test_throttling_is_told(world: World) -> None:
@@ -109,10 +204,10 @@ async def test_throttling_is_told(world: World) -> None:
     assert world.throttled == [Operation.UPLOAD_PART] * 2
 
 
-async def test_expired_credentials_are_renewed_at_once(world: World) -> None:
+async def test_expired_credentials_are_tried_again_at_once(world: World) -> None:
     expired = ServiceError("expired", status=400, code="ExpiredToken")
     assert await world.run(Operation.GET, Script(expired, 7)) == 7
-    assert (world.renewed, world.slept) == (1, [0.0])
+    assert world.slept == [0.0]
 
 
 async def test_a_spent_budget_ends_retries(world: World) -> None:
@@ -120,8 +215,9 @@ async def test_a_spent_budget_ends_retries(world: World) -> None:
         pass
     while world.budget.try_spend(Throttled("t")):
         pass
-    with pytest.raises(ReadError):
+    with pytest.raises(ReadError, match=r"gave up after 1 attempt in .*retry budget is spent") as failure:
         await world.run(Operation.GET, Script(ReadError("r"), 7))
+    assert "budget" in failure.value.reason
     assert world.slept == []
 
 

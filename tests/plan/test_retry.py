@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 
 import pytest
@@ -22,6 +23,7 @@ from aiockpt.errors import (
     ServiceError,
     ShortRead,
     Throttled,
+    TLSError,
     TransportError,
     TransportTimeout,
     WriteError,
@@ -48,6 +50,7 @@ def answer(status: int, code: str = "", kind: type[ServiceError] = ServiceError)
     ("error", "operations"),
     [
         (ConnectError("m"), ALL),
+        (TLSError("m"), NONE),
         (ReadError("m"), ALL),
         (WriteError("m"), ALL),
         (TransportTimeout("m"), ALL),
@@ -119,8 +122,11 @@ def test_delays_are_spread_over_all_of_their_range() -> None:
     assert max(delays) > 0.39
 
 
-def test_retry_after_is_the_least_delay() -> None:
-    assert Backoff(0.1, 20.0, random.Random(1)).delay(1, retry_after_s=30.0) == 30.0
+@pytest.mark.parametrize(("asked", "least"), [(0.0, 0.0), (7.0, 7.0), (20.0, 20.0), (86_400.0, 20.0)])
+def test_what_the_service_asks_for_comes_on_top_and_is_capped(asked: float, least: float) -> None:
+    delays = [Backoff(0.1, 20.0, random.Random(seed)).delay(1, asked) for seed in range(20)]
+    assert all(least <= delay <= least + 0.1 for delay in delays)
+    assert len(set(delays)) == 20  # who was told the same moment does not return at it together
 
 
 def test_the_same_seed_gives_the_same_delays() -> None:
@@ -148,8 +154,21 @@ def test_policy_does_not_repeat_what_is_final() -> None:
 
 def test_policy_starts_no_try_after_the_deadline() -> None:
     assert policy().next_delay(ReadError("m"), Operation.GET, 1, 10.0) is None
-    assert policy().next_delay(ReadError("m"), Operation.GET, 1, 0.0, retry_after_s=10.0) is None
-    assert policy().next_delay(ReadError("m"), Operation.GET, 1, 0.0, retry_after_s=9.0) == 9.0
+    busy = Throttled("m", retry_after_s=2.0)
+    assert policy().next_delay(busy, Operation.GET, 1, 8.0) is None
+    delay = policy().next_delay(busy, Operation.GET, 1, 7.4)
+    assert delay is not None
+    assert 2.0 <= delay <= 2.5
+
+
+@pytest.mark.parametrize(
+    ("attempt_limit_s", "elapsed_s", "left"), [(4.0, 0.0, 4.0), (4.0, 7.0, 3.0), (math.inf, 7.0, 3.0), (4.0, 11.0, 0.0)]
+)
+def test_policy_bounds_a_try_by_its_own_limit_and_what_is_left(
+    attempt_limit_s: float, elapsed_s: float, left: float
+) -> None:
+    bounded = RetryPolicy(4, 10.0, Backoff(0.5, 2.0, random.Random(2)), attempt_limit_s)
+    assert bounded.time_left_s(elapsed_s) == left
 
 
 def test_expired_credentials_are_replaced_at_once_but_not_in_a_tight_loop() -> None:

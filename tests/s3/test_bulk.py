@@ -105,11 +105,12 @@ async def test_a_replaced_object(bulk: Bulk, local_bucket: str, local_endpoint: 
     etag = (await bulk.put(target, payload(DATA), ANYTHING)).etag
     local_endpoint.replace_object(local_bucket, "key", bytes(len(DATA)))
     memory = Guarded(100)
-    with pytest.raises(ObjectChanged, match=f"s3://{local_bucket}/key was replaced"):
-        await bulk.get(target, transfer(memory, 0, etag))
-    local_endpoint.add_fault(Fault(FaultKind.IGNORE_CONDITIONS, "GetObject"))
-    with pytest.raises(ObjectChanged, match=f"s3://{local_bucket}/key was replaced"):
-        await bulk.get(target, transfer(memory, 0, etag))
+    for fault in (Fault(FaultKind.CLOSE), Fault(FaultKind.IGNORE_CONDITIONS, "GetObject")):
+        local_endpoint.add_fault(fault)
+        with pytest.raises(ObjectChanged, match=f"s3://{local_bucket}/key was replaced") as failure:
+            await bulk.get(target, transfer(memory, 0, etag))
+        assert (failure.value.bucket, failure.value.key) == (local_bucket, "key")
+        assert failure.value.request_id
     assert memory.untouched
 
 
@@ -118,8 +119,10 @@ async def test_a_truncated_object(bulk: Bulk, local_bucket: str, start: int) -> 
     target = ObjectId(local_bucket, "key")
     await bulk.put(target, payload(DATA), ANYTHING)
     memory = Guarded(len(DATA))
-    with pytest.raises(ShortRead, match=f"s3://{local_bucket}/key ends"):
+    with pytest.raises(ShortRead, match=f"s3://{local_bucket}/key ends") as failure:
         await bulk.get(target, transfer(memory, start))
+    assert (failure.value.bucket, failure.value.key) == (local_bucket, "key")
+    assert failure.value.request_id
     assert memory.untouched
 
 
@@ -199,8 +202,25 @@ async def test_faults_have_types(
     memory = Guarded(len(DATA))
     with pytest.raises(kind, match=f"s3://{local_bucket}/key") as failure:
         await bulk.get(target, transfer(memory, 0))
-    assert isinstance(failure.value, kind)
+    error = failure.value
+    assert isinstance(error, kind)
+    assert isinstance(error, S3Exception)
+    assert (error.bucket, error.key) == (local_bucket, "key")
+    was_answered = fault.kind is FaultKind.ERROR or fault.after_bytes is not None
+    assert bool(error.request_id) == was_answered
+    assert (f"request {error.request_id}" in str(error)) == was_answered
     assert memory.intact
+
+
+async def test_what_the_service_asks_for_is_in_the_error(
+    bulk: Bulk, client: S3Client, local_bucket: str, local_endpoint: LocalEndpoint
+) -> None:
+    target = ObjectId(local_bucket, "key")
+    local_endpoint.add_fault(Fault(FaultKind.ERROR, count=2, retry_after_s=7))
+    for attempt in (bulk.get_whole(target), client.control.head(target)):
+        with pytest.raises(Throttled) as failure:
+            await attempt
+        assert failure.value.retry_after_s == 7
 
 
 async def test_a_stall(local_config: S3ClientConfig, local_bucket: str, local_endpoint: LocalEndpoint) -> None:
@@ -319,8 +339,9 @@ async def test_a_part_without_an_etag() -> None:
     async def use(bulk: DirectBulk) -> None:
         await bulk.upload_part(SOURCE, "id", 1, payload())
 
-    with pytest.raises(RemoteProtocolError, match="ETag"):
-        await against(lambda _: answer(b""), use)
+    with pytest.raises(RemoteProtocolError, match="ETag") as failure:
+        await against(lambda _: answer(b"", "200 OK", "x-amz-request-id: 7"), use)
+    assert (failure.value.bucket, failure.value.key, failure.value.request_id) == ("bucket", "key", "7")
 
 
 class Regions:

@@ -11,7 +11,7 @@ from aiockpt.errors import NotFound, PreconditionFailed, ServiceError
 from aiockpt.model import ANYTHING, NOTHING, ByteRange, MiB, ObjectId
 from aiockpt.s3.bulk import Payload
 from aiockpt.s3.client import S3Client
-from aiockpt.s3.control import ListedObject, UploadedPart, strip_etag
+from aiockpt.s3.control import ListedObject, UploadedPart
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
 
 KEYS = ["a/1", "a/2 +%", "a/b/3", "ä", "z"]
@@ -131,11 +131,6 @@ async def test_the_region_of_a_bucket(client: S3Client, local_bucket: str) -> No
     assert await client.control.bucket_region(local_bucket) in {"", "us-east-1"}
     with pytest.raises(NotFound):
         await client.control.bucket_region("no-such-bucket")
-
-
-@pytest.mark.parametrize(("value", "bare"), [('"e"', "e"), ("e", "e"), (None, ""), ("", "")])
-def test_etags(value: str | None, bare: str) -> None:
-    assert strip_etag(value) == bare
 
 
 async def test_the_services_clock(client: S3Client, local_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from aiockpt.errors import (
     RemoteProtocolError,
     ServiceError,
     Throttled,
+    TLSError,
     TransportTimeout,
 )
 from aiockpt.model import ObjectId
@@ -118,7 +119,7 @@ def client_error(code: str, status: int, **error: Any) -> botocore_errors.Client
         (botocore_errors.PartialCredentialsError(provider="p", cred_var="v"), ConfigError),
         (botocore_errors.ProfileNotFound(profile="p"), ConfigError),
         (botocore_errors.ParamValidationError(report="r"), ConfigError),
-        (botocore_errors.SSLError(endpoint_url="u", error="e"), ConnectError),
+        (botocore_errors.SSLError(endpoint_url="u", error="e"), TLSError),
         (botocore_errors.EndpointConnectionError(endpoint_url="u"), ConnectError),
         (botocore_errors.ProxyConnectionError(proxy_url="u"), ConnectError),
         (botocore_errors.ConnectTimeoutError(endpoint_url="u"), TransportTimeout),

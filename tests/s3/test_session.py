@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,8 +10,8 @@ import pytest
 from botocore.exceptions import CredentialRetrievalError
 
 from aiockpt.config import S3ClientConfig
-from aiockpt.errors import AiockptError, ConfigError
-from aiockpt.s3 import session as room
+from aiockpt.errors import AccessDenied, AiockptError, ConfigError, ServiceError
+from aiockpt.model import ObjectId
 from aiockpt.s3.session import Session
 from s3.conftest import ACCESS_KEY
 from servers.certificate import Certificate
@@ -73,28 +74,46 @@ def fake_source(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Session, "_new_session", lambda _: FakeSource())
 
 
-@pytest.mark.usefixtures("fake_source")
-async def test_many_requests_renew_credentials_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    session = Session(S3ClientConfig(), None)
-    session._clients["us-east-1"] = object()
+EXPIRED = ServiceError("expired", status=400, code="ExpiredToken")
 
-    async def request() -> str:
-        await session.credentials()
-        await session.renew_credentials()
+
+@pytest.mark.usefixtures("fake_source")
+async def test_many_requests_renew_credentials_once() -> None:
+    session = Session(S3ClientConfig(), None)
+    everyone_has_signed = asyncio.Barrier(20)
+
+    async def request(late: int) -> str:
+        with suppress(ServiceError), session.requesting("GET", ObjectId("bucket", "key")):
+            await session.credentials()
+            await everyone_has_signed.wait()
+            for _ in range(late):  # some hear of it when others have renewed already
+                await session.credentials()
+            raise EXPIRED
         return str(await session.credentials())
 
-    assert set(await asyncio.gather(*(request() for _ in range(20)))) == {"credentials 2"}
-    monkeypatch.setattr(room, "RENEWAL_PAUSE_S", 0)
-    await session.renew_credentials()
+    assert set(await asyncio.gather(*(request(late) for late in range(20)))) == {"credentials 2"}
+    with pytest.raises(ServiceError), session.requesting("GET", ObjectId("bucket", "key")):
+        raise EXPIRED  # and their successors, too
     assert await session.credentials() == "credentials 3"
+
+
+@pytest.mark.usefixtures("fake_source")
+async def test_other_refusals_renew_nothing() -> None:
+    session = Session(S3ClientConfig(), None)
+    await session.credentials()
+    with pytest.raises(AccessDenied), session.requesting("GET", ObjectId("bucket", "key")):
+        raise AccessDenied("no", status=403, code="AccessDenied")
+    assert await session.credentials() == "credentials 1"
 
 
 @pytest.mark.usefixtures("fake_source")
 async def test_clients_are_renewed_with_the_credentials() -> None:
     session = Session(S3ClientConfig(), None)
-    session._clients["us-east-1"] = object()
-    await session.renew_credentials()
-    assert not session._clients
+    session._access.clients[""] = old = object()
+    assert await session.client() is old
+    with suppress(ServiceError), session.requesting("GET", ObjectId("bucket", "key")):
+        raise EXPIRED
+    assert not session._access.clients
 
 
 async def test_a_source_of_credentials_that_fails_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ from aiockpt.wire.http1 import (
     head_end,
     parse_head,
     request_head,
+    retry_after_s,
 )
 
 OK = b'HTTP/1.1 206 Partial Content\r\nContent-Length: 5\r\nETag: "e"\r\n\r\n'
@@ -332,3 +334,33 @@ def test_request_head_does_not_show_secrets_in_errors() -> None:
         request_head("GET", "/?X-Amz-Signature=secret", [("Authorization", "secret\u20ac")])
     assert "secret" not in repr(raised.value)
     assert raised.value.__cause__ is None
+
+
+# -- retry_after_s
+
+NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, 0),
+        ({"retry-after": "0"}, 0),
+        ({"retry-after": "120"}, 120),
+        ({"retry-after": " 7 "}, 7),
+        ({"retry-after": "Sat, 21 Nov 2026 12:00:30 GMT"}, 30),
+        ({"retry-after": "Sat, 21 Nov 2026 12:00:30 -0000"}, 30),
+        ({"retry-after": "Sat, 21 Nov 2026 11:00:00 GMT"}, 0),  # over
+        # by the server's own clock, which is not ours
+        ({"retry-after": "Sat, 21 Nov 2026 12:00:30 GMT", "date": "Sat, 21 Nov 2026 12:00:25 GMT"}, 5),
+        ({"retry-after": "Sat, 21 Nov 2026 12:00:30 GMT", "date": "yesterday"}, 30),
+        *(({"retry-after": odd}, 0) for odd in ("soon", "-5", "1.5", "1e3", "9" * 40, "٣", "", "\x00", ",")),
+    ],
+)
+def test_retry_after(headers: dict[str, str], expected: float) -> None:
+    assert retry_after_s(headers, NOW) == expected
+
+
+@given(st.text(st.characters(max_codepoint=255)), st.text(st.characters(max_codepoint=255)))
+def test_retry_after_is_total(value: str, date: str) -> None:
+    assert retry_after_s({"retry-after": value, "date": date}, NOW) >= 0

@@ -9,8 +9,10 @@ from aiockpt.model import ByteRange
 from aiockpt.wire.s3 import (
     MAX_ERROR_BYTES,
     ErrorDocument,
+    bare_etag,
     crc32_header,
     encode_key,
+    if_match,
     parse_content_range,
     parse_crc32_header,
     parse_error,
@@ -161,3 +163,19 @@ def test_parse_error_is_total(body: bytes) -> None:
 def test_parse_error_survives_depth() -> None:
     depth = MAX_ERROR_BYTES // 8
     assert parse_error(b"<Error>" + b"<a>" * depth + b"</a>" * depth + b"</Error>") == ErrorDocument()
+
+
+@pytest.mark.parametrize(
+    ("value", "bare", "condition"),
+    [
+        ('"e"', "e", '"e"'),
+        ("e", "e", '"e"'),
+        ('"a-2"', "a-2", '"a-2"'),
+        ('W/"e"', 'W/"e"', ""),  # weak: to be compared, never to be sent
+        (None, "", ""),
+        ("", "", ""),
+    ],
+)
+def test_etags(value: str | None, bare: str, condition: str) -> None:
+    assert bare_etag(value) == bare
+    assert if_match(bare) == condition

@@ -1,6 +1,6 @@
 """Attempts: do an operation until it succeeds, or until ``plan.retry`` says that it is final.
 
-The decision is pure and lives in ``plan.retry``; this module only waits, counts and tells.
+The decision is pure and lives in ``plan.retry``; this module only waits, cuts, counts and tells.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
-import anyio
-
-from aiockpt.errors import AiockptError, Throttled
-from aiockpt.plan.retry import Operation, RetryBudget, RetryPolicy, needs_new_credentials
+from aiockpt.engine.clock import Clock
+from aiockpt.errors import AiockptError, Throttled, TransportTimeout
+from aiockpt.model import ObjectId
+from aiockpt.plan.retry import Operation, RetryBudget, RetryPolicy
 
 logger = logging.getLogger("aiockpt")
 
 T = TypeVar("T")
+
+_BUDGET_SPENT = "so much has failed that the engine's retry budget is spent"
 
 
 class CountsRetries(Protocol):
@@ -31,28 +33,22 @@ class Attempts:
     Args:
         policy: decides, from the error, the attempts and the time, whether and when to try again.
         budget: shared by all operations, so that a service that is down is not besieged.
-        now: the clock that ``policy`` is told, in seconds.
+        clock: what ``policy`` is told the time by.
         on_throttle: called when the service asks to slow down, with the operation.
-        renew_credentials: called when the service says that they have expired.
     """
 
     def __init__(
-        self,
-        policy: RetryPolicy,
-        budget: RetryBudget,
-        now: Callable[[], float],
-        on_throttle: Callable[[Operation], None],
-        renew_credentials: Callable[[], Awaitable[None]],
+        self, policy: RetryPolicy, budget: RetryBudget, clock: Clock, on_throttle: Callable[[Operation], None]
     ) -> None:
         self._policy = policy
         self._budget = budget
-        self._now = now
+        self._clock = clock
         self._on_throttle = on_throttle
-        self._renew_credentials = renew_credentials
 
     async def __call__(
         self,
         operation: Operation,
+        target: ObjectId,
         attempt: Callable[[], Awaitable[T]],
         *,
         progress: Callable[[], int] = lambda: 0,
@@ -62,43 +58,59 @@ class Attempts:
 
         Args:
             operation: what it is, for the policy.
-            attempt: one try; resumes by itself where the last one stopped, if it can.
+            target: what it is about, for the error of a try that is cut.
+            attempt: one try; resumes by itself where the last one stopped, if it can. It may be cancelled at any await.
             progress: bytes that have come so far: an attempt that moved any does not count towards the limit.
             stats: told of every further attempt.
 
         Raises:
+            TransportTimeout: the last try was cut, by its own limit or the operation's.
             the last error, with attempts and elapsed seconds noted on it.
         """
-        started = self._now()
+        started = self._clock.now()
         tries = fruitless = 0
         last_error: AiockptError | None = None
         while True:
             tries += 1
             before = progress()
             try:
-                answer = await attempt()
+                answer = await self._attempt(operation, target, attempt, started)
             except AiockptError as error:
                 fruitless = 1 if progress() > before else fruitless + 1
-                delay = await self._delay(error, operation, fruitless, self._now() - started)
-                if delay is None:
-                    error.after(tries, self._now() - started)
+                elapsed_s = self._clock.now() - started
+                delay_s, reason = self._next(error, operation, fruitless, elapsed_s)
+                if delay_s is None:
+                    error.after(tries, elapsed_s, reason)
                     raise
-                logger.debug("%s: attempt %d failed, next in %.2f s: %s", operation.name, tries, delay, error)
+                logger.debug("%s: attempt %d failed, next in %.2f s: %s", operation.name, tries, delay_s, error)
                 last_error = error.with_traceback(None)  # whose frames hold what was to be sent or filled
             else:
                 self._budget.on_success(last_error)
                 return answer
             if stats is not None:
                 stats.retries += 1
-            await anyio.sleep(delay)
+            await self._clock.sleep(delay_s)
 
-    async def _delay(self, error: AiockptError, operation: Operation, tries: int, elapsed_s: float) -> float | None:
-        """Seconds until the next try, or None; does what the error asks for besides."""
+    async def _attempt(
+        self, operation: Operation, target: ObjectId, attempt: Callable[[], Awaitable[T]], started: float
+    ) -> T:
+        """One try, cut when its time is over."""
+        limit_s = self._policy.time_left_s(self._clock.now() - started)
+        with self._clock.cut_after(limit_s) as scope:
+            answer = await attempt()
+        if scope.cancelled_caught:
+            name = "attempt_timeout_s" if limit_s == self._policy.attempt_limit_s else "operation_timeout_s"
+            message = f"{operation.name} {target.uri}: cut after {limit_s:.1f} s, not being done ({name})"
+            raise TransportTimeout(message, bucket=target.bucket, key=target.key)
+        return answer
+
+    def _next(
+        self, error: AiockptError, operation: Operation, tries: int, elapsed_s: float
+    ) -> tuple[float | None, str]:
+        """Seconds until the next try, or None and what there is to say about that."""
         if isinstance(error, Throttled):
             self._on_throttle(operation)
-        delay = self._policy.next_delay(error, operation, tries, elapsed_s)
-        if delay is None or not self._budget.try_spend(error):
-            return None
-        if needs_new_credentials(error):
-            await self._renew_credentials()
-        return delay
+        delay_s = self._policy.next_delay(error, operation, tries, elapsed_s)
+        if delay_s is not None and not self._budget.try_spend(error):
+            return None, _BUDGET_SPENT
+        return delay_s, ""

@@ -164,7 +164,7 @@ class Download:
         transfer = RangeTransfer(ByteRange(fetch.start, fetch.end), landing, self._etags.get(source, ""))
         bulk = await self._engine.client.bulk(source.bucket)
         await self._engine.attempts(
-            Operation.GET, lambda: bulk.get(source, transfer), progress=lambda: landing.landed, stats=self.stats
+            Operation.GET, source, lambda: bulk.get(source, transfer), progress=lambda: landing.landed, stats=self.stats
         )
         self._check_etag(source, transfer.etag)
         self._engine.get_control.on_complete(fetch.end - fetch.start, self._engine.now())
@@ -189,7 +189,11 @@ class Download:
             return  # a server that leaves it out
         first = self._etags.setdefault(source, etag)
         if etag != first:
-            raise ObjectChanged(f"{source.uri} was replaced while it was read: ETags {first} and {etag}")
+            raise ObjectChanged(
+                f"{source.uri} was replaced while it was read: ETags {first} and {etag}",
+                bucket=source.bucket,
+                key=source.key,
+            )
 
     def _landed(self, job: Job, nbytes: int) -> None:
         self.stats.wanted_bytes += nbytes

@@ -21,6 +21,7 @@ from aiockpt.config import S3ClientConfig
 from aiockpt.engine.assembler import PartAssembler
 from aiockpt.engine.attempts import Attempts
 from aiockpt.engine.budget import ByteBudget
+from aiockpt.engine.clock import LoopClock
 from aiockpt.engine.crew import run_all
 from aiockpt.engine.download import Download, DownloadStats, Job, Read
 from aiockpt.engine.upload import OutgoingPart, Upload
@@ -65,11 +66,11 @@ class Engine:
                 max_attempts=self.config.max_attempts,
                 deadline_s=self.config.operation_timeout_s or math.inf,
                 backoff=Backoff(self.config.backoff_base_s, self.config.backoff_cap_s, random.Random()),  # noqa: S311
+                attempt_limit_s=self.config.attempt_timeout_s or math.inf,
             ),
             RetryBudget(),
-            self.now,
+            LoopClock(),
             self._on_throttle,
-            self.client.renew_credentials,
         )
         self._exits = AsyncExitStack()
         self._scrap = memoryview(b"")
@@ -118,7 +119,7 @@ class Engine:
     async def get_small(self, source: ObjectId) -> tuple[bytes, str]:
         """A whole small object (16 MiB at most) in one request, with its ETag."""
         bulk = await self.client.bulk(source.bucket)
-        return await self.attempts(Operation.GET, lambda: bulk.get_whole(source))
+        return await self.attempts(Operation.GET, source, lambda: bulk.get_whole(source))
 
     async def head(self, target: ObjectId) -> ObjectInfo:
         """Size and ETag of an object.
@@ -126,7 +127,7 @@ class Engine:
         Raises:
             NotFound: there is none.
         """
-        return await self.attempts(Operation.HEAD, lambda: self.client.control.head(target))
+        return await self.attempts(Operation.HEAD, target, lambda: self.client.control.head(target))
 
     async def exists(self, target: ObjectId) -> bool:
         """Whether the object exists; any other trouble than its absence raises."""
@@ -134,7 +135,8 @@ class Engine:
             await self.head(target)
         except NotFound:
             with suppress(AccessDenied):  # to look at the bucket, which is there then
-                await self.attempts(Operation.HEAD, lambda: self.client.control.bucket_region(target.bucket))
+                bucket = ObjectId(target.bucket, "")
+                await self.attempts(Operation.HEAD, bucket, lambda: self.client.control.bucket_region(target.bucket))
             return False
         return True
 
@@ -144,7 +146,7 @@ class Engine:
         token = ""
         while True:
             rows, token = await self.attempts(
-                Operation.LIST, partial(control.list_page, prefix, delimiter=delimiter, after=token)
+                Operation.LIST, prefix, partial(control.list_page, prefix, delimiter=delimiter, after=token)
             )
             for row in rows:
                 yield row
@@ -156,7 +158,7 @@ class Engine:
         markers = ("", "")
         while True:
             rows, markers = await self.attempts(
-                Operation.LIST, partial(self.client.control.pending_page, prefix, after=markers)
+                Operation.LIST, prefix, partial(self.client.control.pending_page, prefix, after=markers)
             )
             for row in rows:
                 yield row
@@ -173,7 +175,7 @@ class Engine:
         after = 0
         while True:
             rows, after = await self.attempts(
-                Operation.LIST, partial(self.client.control.parts_page, target, upload_id, after)
+                Operation.LIST, target, partial(self.client.control.parts_page, target, upload_id, after)
             )
             parts += rows
             if not after:
@@ -181,7 +183,8 @@ class Engine:
 
     async def service_time(self, bucket: str) -> datetime | None:
         """What time it is for the service that holds ``bucket``; None if it does not say."""
-        return await self.attempts(Operation.HEAD, lambda: self.client.control.service_time(bucket))
+        target = ObjectId(bucket, "")
+        return await self.attempts(Operation.HEAD, target, lambda: self.client.control.service_time(bucket))
 
     # ---- writing
 
@@ -219,21 +222,23 @@ class Engine:
 
     async def delete(self, target: ObjectId) -> None:
         """Delete an object; one that is not there counts as deleted."""
-        await self.attempts(Operation.DELETE, lambda: self.client.control.delete(target))
+        await self.attempts(Operation.DELETE, target, lambda: self.client.control.delete(target))
 
     async def abort_upload(self, target: ObjectId, upload_id: str) -> None:
         """Drop a pending multipart upload and its parts; one that is not there counts as dropped."""
         with suppress(NotFound):
-            await self.attempts(Operation.ABORT, lambda: self.client.control.abort_upload(target, upload_id))
+            await self.attempts(Operation.ABORT, target, lambda: self.client.control.abort_upload(target, upload_id))
 
     async def copy(self, source: ObjectId, target: ObjectId) -> None:
         """Copy an object within the service, whatever its size."""
         info = await self.head(source)
         control = self.client.control
         if info.size <= MAX_COPY_BYTES:
-            await self.attempts(Operation.COPY, lambda: control.copy(source, target))
+            await self.attempts(Operation.COPY, source, lambda: control.copy(source, target))
             return
-        upload_id = await self.attempts(Operation.CREATE, lambda: control.create_upload(target, checksums=False))
+        upload_id = await self.attempts(
+            Operation.CREATE, target, lambda: control.create_upload(target, checksums=False)
+        )
         try:
             parts = await self._copy_parts(source, target, upload_id, copy_parts(info.size, COPY_PART_BYTES))
             await self._complete_copy(target, upload_id, parts, info.size)
@@ -259,7 +264,7 @@ class Engine:
                     return found
                 raise
 
-        await self.attempts(Operation.COMPLETE, complete)
+        await self.attempts(Operation.COMPLETE, target, complete)
 
     async def _copy_parts(
         self, source: ObjectId, target: ObjectId, upload_id: str, spans: Sequence[ByteRange]
@@ -268,7 +273,7 @@ class Engine:
 
         async def copy_one(number: int, span: ByteRange) -> None:
             copied[number] = await self.attempts(
-                Operation.COPY, lambda: self.client.control.copy_part(source, target, upload_id, number, span)
+                Operation.COPY, source, lambda: self.client.control.copy_part(source, target, upload_id, number, span)
             )
 
         await run_all(partial(copy_one, number, span) for number, span in enumerate(spans, 1))

@@ -156,6 +156,7 @@ class OutgoingObject:
         creating = asyncio.ensure_future(
             engine.attempts(
                 Operation.CREATE,
+                self.target,
                 lambda: engine.client.control.create_upload(self.target, checksums=engine.checksums),
             )
         )
@@ -180,6 +181,7 @@ class OutgoingObject:
         bulk = await engine.client.bulk(self.target.bucket)
         etag = await engine.attempts(
             Operation.UPLOAD_PART,
+            self.target,
             lambda: bulk.upload_part(self.target, self._upload_id, part.number, payload),
             stats=self._upload.stats,
         )
@@ -243,7 +245,7 @@ class OutgoingObject:
                 self._replaces = ANYTHING
                 return await attempt()
 
-        return await self._upload.engine.attempts(operation, attempt_or_look, stats=stats)
+        return await self._upload.engine.attempts(operation, self.target, attempt_or_look, stats=stats)
 
     async def _already_there(self, payload: Payload, *, sure: bool) -> ObjectInfo | None:
         """The object, if it stands there already: small ones are compared by CRC32, others by size unless ``sure``."""

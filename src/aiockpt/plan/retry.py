@@ -9,6 +9,7 @@ untouched.
 from __future__ import annotations
 
 import enum
+import math
 import random
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from aiockpt.errors import (
     ChecksumMismatch,
     ServiceError,
     Throttled,
+    TLSError,
     TransportError,
     TransportTimeout,
 )
@@ -77,9 +79,12 @@ def is_retryable(error: BaseException, operation: Operation) -> bool:
     A lost connection says nothing about what the service did. Most operations may be done twice; a repeated
     CREATE can leave an upload whose id nobody knows, which costs a sweep and not a checkpoint; a repeated
     COMPLETE is answered with NoSuchUpload after a success, and the caller has to look whether the object is
-    there. Broken protocol, a changed or truncated object, and damaged bytes on reading are not repeated.
+    there. Broken protocol, a changed or truncated object, damaged bytes on reading, and a certificate that is
+    not trusted are not repeated.
     """
     match error:
+        case TLSError():
+            return False
         case TransportError():
             return True
         case ChecksumMismatch():
@@ -107,9 +112,12 @@ class Backoff:
     Full jitter, since many requests fail at the same moment when a service throttles; anything less would
     send them back together ("Exponential Backoff And Jitter", AWS Architecture Blog).
 
+    Where the service says how long to stay away (Retry-After), that comes on top, so that all who were told the
+    same moment do not return at it together.
+
     Args:
         base_s: the bound on the first delay.
-        cap_s: the bound on any.
+        cap_s: the bound on any, and on what a service may ask for.
         rng: where delays are drawn from; seed it to repeat a run.
     """
 
@@ -119,9 +127,10 @@ class Backoff:
         self._rng = rng
 
     def delay(self, attempt: int, retry_after_s: float = 0.0) -> float:
-        """Seconds to wait after try ``attempt`` (from 1) failed, at least what the service asked for."""
+        """Seconds to wait after try ``attempt`` (from 1) failed."""
         doublings = min(attempt - 1, 64)  # 2**64 times any base is past any cap
-        return max(retry_after_s, self._rng.uniform(0, min(self._cap_s, self._base_s * 2**doublings)))
+        jitter_s = self._rng.uniform(0, min(self._cap_s, self._base_s * 2**doublings))
+        return min(self._cap_s, retry_after_s) + jitter_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,23 +139,21 @@ class RetryPolicy:
 
     Attributes:
         max_attempts: tries in all, the first included.
-        deadline_s: seconds from the start of the first try, after which none begins.
+        deadline_s: seconds from the start of the first try, after which none begins or goes on.
         backoff: how long to wait in between.
+        attempt_limit_s: seconds after which a single try is cut, to begin afresh.
     """
 
     max_attempts: int
     deadline_s: float
     backoff: Backoff
+    attempt_limit_s: float = math.inf
 
-    def next_delay(
-        self,
-        error: BaseException,
-        operation: Operation,
-        attempts: int,
-        elapsed_s: float,
-        *,
-        retry_after_s: float = 0.0,
-    ) -> float | None:
+    def time_left_s(self, elapsed_s: float) -> float:
+        """Seconds that a try may take that begins ``elapsed_s`` after the first began."""
+        return max(0.0, min(self.attempt_limit_s, self.deadline_s - elapsed_s))
+
+    def next_delay(self, error: BaseException, operation: Operation, attempts: int, elapsed_s: float) -> float | None:
         """Seconds to wait before the next try; None if there is to be none, and ``error`` is final.
 
         Args:
@@ -154,13 +161,12 @@ class RetryPolicy:
             operation: what was tried.
             attempts: how many tries there have been, at least 1.
             elapsed_s: seconds since the first began.
-            retry_after_s: what the service's Retry-After asked for.
         """
         if attempts >= self.max_attempts or not is_retryable(error, operation):
             return None
         if needs_new_credentials(error) and attempts == 1:
             return 0.0  # it is not the service that needs the time
-        delay_s = self.backoff.delay(attempts, retry_after_s)
+        delay_s = self.backoff.delay(attempts, error.retry_after_s if isinstance(error, ServiceError) else 0.0)
         return delay_s if elapsed_s + delay_s < self.deadline_s else None
 
 

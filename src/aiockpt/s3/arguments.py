@@ -1,4 +1,4 @@
-"""``extra_args`` (named as botocore names them) and requester-pays, as headers for the bulk path.
+"""``extra_args`` (named as botocore names them), requester-pays and conditions, as headers for the bulk path.
 
 botocore does the same for what goes through it; the two must agree, so the names are kept in one table.
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 from aiockpt.config import S3ClientConfig
 from aiockpt.model import Replaces
+from aiockpt.wire.s3 import if_match
 
 _HEADERS = {
     "ACL": "x-amz-acl",
@@ -96,7 +97,14 @@ def condition_arguments(replaces: Replaces) -> dict[str, Any]:
     """botocore arguments for a write that may only replace certain things."""
     if replaces.nothing:
         return {"IfNoneMatch": "*"}
-    return {"IfMatch": f'"{replaces.etag}"'} if replaces.etag else {}
+    wanted = if_match(replaces.etag)
+    return {"IfMatch": wanted} if wanted else {}
+
+
+def condition_headers(replaces: Replaces) -> dict[str, str]:
+    """Headers for a write that may only replace certain things."""
+    names = {"IfNoneMatch": "If-None-Match", "IfMatch": "If-Match"}
+    return {names[name]: value for name, value in condition_arguments(replaces).items()}
 
 
 def copy_source_arguments(config: S3ClientConfig) -> dict[str, Any]:

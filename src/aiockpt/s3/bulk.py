@@ -10,24 +10,25 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Protocol
 from urllib.parse import quote
 
 from aiockpt.config import S3ClientConfig
-from aiockpt.errors import ObjectChanged, PreconditionFailed, RemoteProtocolError, S3Exception, ServiceError, ShortRead
+from aiockpt.errors import ObjectChanged, PreconditionFailed, RemoteProtocolError, ServiceError, ShortRead
 from aiockpt.model import ByteRange, ObjectId, ObjectInfo, Replaces
 from aiockpt.s3.address import Address, resolve
-from aiockpt.s3.arguments import request_headers, storage_headers
-from aiockpt.s3.control import ControlPlane, strip_etag
-from aiockpt.s3.failures import Failure, WrongRegion, service_error
+from aiockpt.s3.arguments import condition_headers, request_headers, storage_headers
+from aiockpt.s3.control import ControlPlane
+from aiockpt.s3.failures import REQUEST_ID, Failure, WrongRegion, answered, service_error
 from aiockpt.s3.session import Session
 from aiockpt.s3.signing import signed_headers
 from aiockpt.transport.connection import ChooseLanding, Request, Response
 from aiockpt.transport.landing import Landing
 from aiockpt.transport.pool import ConnectionPool
-from aiockpt.wire.http1 import ResponseHead, request_head
-from aiockpt.wire.s3 import crc32_header, parse_content_range, parse_error, range_header
+from aiockpt.wire.http1 import ResponseHead, request_head, retry_after_s
+from aiockpt.wire.s3 import bare_etag, crc32_header, if_match, parse_content_range, parse_error, range_header
 
 
 @dataclass(slots=True)
@@ -99,8 +100,8 @@ class DirectBulk:
 
     async def get(self, source: ObjectId, transfer: RangeTransfer) -> None:  # noqa: D102  # Bulk's
         headers = {**self._read_headers, "Range": range_header(transfer.rest)}
-        if transfer.etag:
-            headers["If-Match"] = f'"{transfer.etag}"'
+        if pinned := if_match(transfer.etag):
+            headers["If-Match"] = pinned
 
         def choose(head: ResponseHead) -> Landing | None:
             if head.status not in {200, 206}:
@@ -111,7 +112,7 @@ class DirectBulk:
         with range_refusals(source, transfer):
             response = await self._request("GET", source, "", headers, None, choose)
         if transfer.landing.remaining:
-            raise RemoteProtocolError(f"GET {source.uri}: HTTP {response.head.status} is no answer to a range request")
+            raise _nonsense(response, "GET", source, f"HTTP {response.head.status} is no answer to a range request")
 
     async def get_whole(self, source: ObjectId) -> tuple[bytes, str]:  # noqa: D102  # Bulk's
         memory = bytearray()
@@ -124,13 +125,13 @@ class DirectBulk:
             return Landing([memoryview(memory)])
 
         response = await self._request("GET", source, "", self._read_headers, None, choose)
-        return bytes(memory) or response.body, strip_etag(response.head.headers.get("etag"))
+        return bytes(memory) or response.body, bare_etag(response.head.headers.get("etag"))
 
     async def put(self, target: ObjectId, payload: Payload, replaces: Replaces) -> ObjectInfo:  # noqa: D102  # Bulk's
         headers = {**self._write_headers, **self._payload_headers(payload)}
-        headers |= _condition_headers(replaces)
+        headers |= condition_headers(replaces)
         response = await self._request("PUT", target, "", headers, payload, _buffered)
-        return ObjectInfo(payload.nbytes, strip_etag(response.head.headers.get("etag")))
+        return ObjectInfo(payload.nbytes, bare_etag(response.head.headers.get("etag")))
 
     async def upload_part(  # noqa: D102  # Bulk's
         self, target: ObjectId, upload_id: str, number: int, payload: Payload
@@ -140,7 +141,7 @@ class DirectBulk:
         response = await self._request("PUT", target, query, headers, payload, _buffered)
         etag = response.head.headers.get("etag")
         if not etag:
-            raise RemoteProtocolError(f"PUT part {number} of {target.uri}: the answer has no ETag")
+            raise _nonsense(response, f"PUT part {number} of", target, "the answer has no ETag")
         return etag
 
     def _payload_headers(self, payload: Payload) -> dict[str, str]:
@@ -180,28 +181,20 @@ class DirectBulk:
         choose: ChooseLanding,
     ) -> Response:
         path = address.target(target.key, query)
-        signed = signed_headers(await self._session.credentials(), address, method, path, headers)
         views = payload.views if payload is not None else ()
-        try:
-            response = await self._pool.request(
-                address.endpoint, Request(method, request_head(method, path, signed), views), choose
-            )
-        except S3Exception as error:
-            error.args = (_named(str(error.args[0]), method, target),)
-            raise
-        if response.head.status >= 300:
-            raise service_error(_failure(response), method, target)
+        heard: dict[str, str] = {}
+
+        def hear(head: ResponseHead) -> Landing | None:
+            heard.update(head.headers)
+            return choose(head)
+
+        with self._session.requesting(method, target), answered(heard):
+            signed = signed_headers(await self._session.credentials(), address, method, path, headers)
+            request = Request(method, request_head(method, path, signed), views)
+            response = await self._pool.request(address.endpoint, request, hear)
+            if response.head.status >= 300:
+                raise service_error(_failure(response), method, target)
         return response
-
-
-def _condition_headers(replaces: Replaces) -> dict[str, str]:
-    if replaces.nothing:
-        return {"If-None-Match": "*"}
-    return {"If-Match": f'"{replaces.etag}"'} if replaces.etag else {}
-
-
-def _named(message: str, method: str, target: ObjectId) -> str:
-    return message if target.uri in message else f"{method} {target.uri}: {message}"
 
 
 def _buffered(_: ResponseHead) -> None:
@@ -215,8 +208,19 @@ def _failure(response: Response) -> Failure:
         status=response.head.status,
         code=document.code,
         message=document.message or response.head.reason,
-        request_id=document.request_id or headers.get("x-amz-request-id", ""),
+        request_id=document.request_id or headers.get(REQUEST_ID, ""),
         region=headers.get("x-amz-bucket-region", "") or document.region,
+        retry_after_s=retry_after_s(headers, datetime.now(UTC)),
+    )
+
+
+def _nonsense(response: Response, action: str, target: ObjectId, what: str) -> RemoteProtocolError:
+    """The error for an answer that is no failure and yet not what was asked for."""
+    return RemoteProtocolError(
+        f"{action} {target.uri}: {what}",
+        bucket=target.bucket,
+        key=target.key,
+        request_id=response.head.headers.get(REQUEST_ID, ""),
     )
 
 
@@ -230,13 +234,13 @@ def range_refusals(source: ObjectId, transfer: RangeTransfer) -> Iterator[None]:
     try:
         yield
     except PreconditionFailed as exc:
-        raise ObjectChanged(f"{source.uri} was replaced while it was read: it had ETag {transfer.etag}") from exc
+        message = f"{source.uri} was replaced while it was read: it had ETag {transfer.etag}"
+        raise ObjectChanged(message, bucket=source.bucket, key=source.key, request_id=exc.request_id) from exc
     except ServiceError as exc:
         if exc.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
-        raise ShortRead(
-            f"{source.uri} ends before byte {transfer.rest.start}, which was asked for: truncated?"
-        ) from exc
+        message = f"{source.uri} ends before byte {transfer.rest.start}, which was asked for: truncated?"
+        raise ShortRead(message, bucket=source.bucket, key=source.key, request_id=exc.request_id) from exc
 
 
 def check_range_answer(head: ResponseHead, source: ObjectId, transfer: RangeTransfer) -> None:
@@ -251,7 +255,7 @@ def check_range_answer(head: ResponseHead, source: ObjectId, transfer: RangeTran
         RemoteProtocolError: other bytes than were asked for.
     """
     span = transfer.rest
-    etag = strip_etag(head.headers.get("etag"))
+    etag = bare_etag(head.headers.get("etag"))
     if transfer.etag and etag and etag != transfer.etag:
         raise ObjectChanged(f"{source.uri} was replaced while it was read: ETag {etag} instead of {transfer.etag}")
     length = head.headers.get("content-length")

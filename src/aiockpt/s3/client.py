@@ -64,7 +64,3 @@ class S3Client:
             proxied = proxy_for(address.endpoint.scheme, address.endpoint.host) is not None
             self._bulk[bucket] = self._direct if address.direct and not proxied else self._fallback
         return self._bulk[bucket]
-
-    async def renew_credentials(self) -> None:
-        """Fetch credentials anew: the service says that the present ones have expired."""
-        await self._session.renew_credentials()

@@ -21,9 +21,8 @@ from aiockpt.s3.arguments import (
     request_arguments,
     storage_arguments,
 )
-from aiockpt.s3.failures import translated
 from aiockpt.s3.session import Session
-from aiockpt.wire.s3 import crc32_header, range_header
+from aiockpt.wire.s3 import bare_etag, crc32_header, range_header
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +61,6 @@ class ListedPart:
     last_modified: datetime | None
 
 
-def strip_etag(value: Any) -> str:
-    """An ETag without the quotes that some servers put around it and others do not."""
-    return str(value or "").strip('"')
-
-
 class ControlPlane:
     """HEAD, LIST, COPY, DELETE and the frame of multipart uploads."""
 
@@ -80,22 +74,22 @@ class ControlPlane:
         Raises:
             NotFound: there is no such object.
         """
-        with translated("HEAD", target):
+        with self._session.requesting("HEAD", target):
             client = await self._session.client()
             answer = await client.head_object(**_names(target), **request_arguments(self._config))
-        return ObjectInfo(int(answer["ContentLength"]), strip_etag(answer.get("ETag")))
+        return ObjectInfo(int(answer["ContentLength"]), bare_etag(answer.get("ETag")))
 
     async def bucket_region(self, bucket: str) -> str:
         """The region that a bucket says it is in; ``""`` if it does not say."""
         target = ObjectId(bucket, "")
-        with translated("HEAD", target):
+        with self._session.requesting("HEAD", target):
             client = await self._session.client()
             answer = await client.head_bucket(Bucket=bucket)
         return str(answer["ResponseMetadata"].get("HTTPHeaders", {}).get("x-amz-bucket-region", ""))
 
     async def service_time(self, bucket: str) -> datetime | None:
         """What time it is for the service, to the second; None if it does not say."""
-        with translated("HEAD", ObjectId(bucket, "")):
+        with self._session.requesting("HEAD", ObjectId(bucket, "")):
             client = await self._session.client()
             answer = await client.head_bucket(Bucket=bucket)
             date = answer["ResponseMetadata"].get("HTTPHeaders", {}).get("date")
@@ -108,14 +102,14 @@ class ControlPlane:
         with this one; ``""``: there is none.
         """
         token = {"ContinuationToken": after} if after else {}
-        with translated("LIST", prefix):
+        with self._session.requesting("LIST", prefix):
             client = await self._session.client()
             page = await client.list_objects_v2(
                 Bucket=prefix.bucket, Prefix=prefix.key, Delimiter=delimiter, **token, **account_arguments(self._config)
             )
         rows: list[ListedObject | str] = [row["Prefix"] for row in page.get("CommonPrefixes", ())]
         rows += [
-            ListedObject(row["Key"], int(row["Size"]), strip_etag(row.get("ETag")), row.get("LastModified"))
+            ListedObject(row["Key"], int(row["Size"]), bare_etag(row.get("ETag")), row.get("LastModified"))
             for row in page.get("Contents", ())
         ]
         return rows, str(page.get("NextContinuationToken", "")) if page.get("IsTruncated") else ""
@@ -128,7 +122,7 @@ class ControlPlane:
         ``after``: the markers that came with the page before; empty for the first, and returned empty with the last.
         """
         markers = {"KeyMarker": after[0], "UploadIdMarker": after[1]} if after[0] else {}
-        with translated("LIST UPLOADS", prefix):
+        with self._session.requesting("LIST UPLOADS", prefix):
             client = await self._session.client()
             page = await client.list_multipart_uploads(
                 Bucket=prefix.bucket, Prefix=prefix.key, **markers, **account_arguments(self._config)
@@ -143,7 +137,7 @@ class ControlPlane:
         Raises:
             NotFound: there is no such upload any more.
         """
-        with translated("LIST PARTS", target):
+        with self._session.requesting("LIST PARTS", target):
             client = await self._session.client()
             page = await client.list_parts(
                 **_names(target), UploadId=upload_id, PartNumberMarker=after, **request_arguments(self._config)
@@ -155,13 +149,13 @@ class ControlPlane:
 
     async def delete(self, target: ObjectId) -> None:
         """Delete an object; one that does not exist counts as deleted."""
-        with translated("DELETE", target):
+        with self._session.requesting("DELETE", target):
             client = await self._session.client()
             await client.delete_object(**_names(target), **account_arguments(self._config))
 
     async def copy(self, source: ObjectId, target: ObjectId) -> None:
         """Copy within the service, at most 5 GiB (S3's limit of one copy)."""
-        with translated("COPY", source):
+        with self._session.requesting("COPY", source):
             client = await self._session.client()
             await client.copy_object(
                 **_names(target),
@@ -172,7 +166,7 @@ class ControlPlane:
     async def create_upload(self, target: ObjectId, *, checksums: bool) -> str:
         """Begin a multipart upload; returns its id. ``checksums``: parts and whole will come with their CRC32."""
         announced = {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"} if checksums else {}
-        with translated("CREATE UPLOAD", target):
+        with self._session.requesting("CREATE UPLOAD", target):
             client = await self._session.client()
             answer = await client.create_multipart_upload(
                 **_names(target), **announced, **storage_arguments(self._config)
@@ -183,7 +177,7 @@ class ControlPlane:
         self, source: ObjectId, target: ObjectId, upload_id: str, number: int, span: ByteRange
     ) -> UploadedPart:
         """Copy a range of another object as a part."""
-        with translated("COPY PART", source):
+        with self._session.requesting("COPY PART", source):
             client = await self._session.client()
             answer = await client.upload_part_copy(
                 **_names(target),
@@ -213,7 +207,7 @@ class ControlPlane:
         if crc32 is not None:
             checks = {"ChecksumCRC32": crc32_header(crc32), "ChecksumType": "FULL_OBJECT"}
         checks |= condition_arguments(replaces)
-        with translated("COMPLETE", target):
+        with self._session.requesting("COMPLETE", target):
             client = await self._session.client()
             answer = await client.complete_multipart_upload(
                 **_names(target),
@@ -222,11 +216,11 @@ class ControlPlane:
                 **checks,
                 **request_arguments(self._config),
             )
-        return ObjectInfo(-1, strip_etag(answer.get("ETag")))
+        return ObjectInfo(-1, bare_etag(answer.get("ETag")))
 
     async def abort_upload(self, target: ObjectId, upload_id: str) -> None:
         """Drop a multipart upload and its parts; the caller treats ``NotFound`` as done."""
-        with translated("ABORT", target):
+        with self._session.requesting("ABORT", target):
             client = await self._session.client()
             await client.abort_multipart_upload(**_names(target), UploadId=upload_id, **account_arguments(self._config))
 

@@ -6,9 +6,10 @@ Foreign exceptions stop here: the rest of aiockpt sees only ``aiockpt.errors``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import aiohttp
 from botocore import exceptions as botocore_errors
@@ -24,11 +25,19 @@ from aiockpt.errors import (
     PreconditionFailed,
     ReadError,
     RemoteProtocolError,
+    S3Exception,
     ServiceError,
     Throttled,
+    TLSError,
     TransportTimeout,
 )
 from aiockpt.model import ObjectId
+from aiockpt.s3.scrub import chain, scrub
+from aiockpt.transport.tls import TLS_ADVICE, is_lasting
+from aiockpt.wire.http1 import retry_after_s
+
+#: The header with the service's id of a request.
+REQUEST_ID = "x-amz-request-id"
 
 _NOT_FOUND = {"NoSuchKey", "NoSuchBucket", "NoSuchUpload", "NotFound", "NoSuchVersion", "404"}
 _DENIED = {
@@ -63,6 +72,7 @@ class Failure:
     message: str
     request_id: str = ""
     region: str = ""
+    retry_after_s: float = 0.0
 
 
 class WrongRegion(ServiceError):
@@ -92,9 +102,8 @@ def _type_of(failure: Failure) -> type[ServiceError]:  # noqa: PLR0911  # a tabl
 
 def service_error(failure: Failure, action: str, target: ObjectId) -> ServiceError:
     """The typed error for a failed ``action`` (such as "GET") on ``target``."""
-    where = target.uri if target.key else f"bucket {target.bucket!r}"
     said = failure.code or f"HTTP {failure.status}"
-    message = f"{action} {where}: {said}"
+    message = f"{action} {_where(target)}: {said}"
     if failure.message and failure.message != said:
         message += f" ({failure.message.strip().rstrip('.')})"
     if advice := _ADVICE.get(failure.code or str(failure.status)):
@@ -106,10 +115,34 @@ def service_error(failure: Failure, action: str, target: ObjectId) -> ServiceErr
         request_id=failure.request_id,
         bucket=target.bucket,
         key=target.key,
+        retry_after_s=failure.retry_after_s,
     )
     if isinstance(error, WrongRegion):
         error.region = failure.region
     return error
+
+
+def _where(target: ObjectId) -> str:
+    return target.uri if target.key else f"bucket {target.bucket!r}"
+
+
+def attribute(error: S3Exception, action: str, target: ObjectId) -> None:
+    """Have an error say what was done to which object, where it does not yet: those of connections know neither."""
+    message = str(error.args[0])
+    if _where(target) not in message:
+        error.args = (f"{action} {_where(target)}: {message}",)
+    if not error.bucket:
+        error.bucket, error.key = target.bucket, target.key
+
+
+@contextmanager
+def answered(headers: Mapping[str, str]) -> Iterator[None]:
+    """Give errors the id of the request that had been answered (with these headers) when they came."""
+    try:
+        yield
+    except S3Exception as error:
+        error.request_id = error.request_id or headers.get(REQUEST_ID, "")
+        raise
 
 
 def _from_client_error(exc: botocore_errors.ClientError) -> Failure:
@@ -122,11 +155,12 @@ def _from_client_error(exc: botocore_errors.ClientError) -> Failure:
         message=str(error.get("Message", "")),
         request_id=str(meta.get("RequestId", "")),
         region=str(error.get("Region") or headers.get("x-amz-bucket-region") or ""),
+        retry_after_s=retry_after_s(headers, datetime.now(UTC)),
     )
 
 
 def _translate(exc: Exception, action: str, target: ObjectId) -> AiockptError:  # noqa: PLR0911  # likewise
-    where = f"{action} {target.uri}"
+    where = f"{action} {_where(target)}"
     if isinstance(exc, botocore_errors.ClientError):
         return service_error(_from_client_error(exc), action, target)
     if isinstance(exc, (botocore_errors.NoCredentialsError, botocore_errors.PartialCredentialsError)):
@@ -135,7 +169,8 @@ def _translate(exc: Exception, action: str, target: ObjectId) -> AiockptError:  
             "or pass unsigned=True for public buckets"
         )
     if isinstance(exc, botocore_errors.SSLError):
-        return ConnectError(f"{where}: TLS failed: {exc}; name the authority with ca_bundle")
+        kind = TLSError if all(map(is_lasting, chain(exc))) else ConnectError
+        return kind(f"{where}: TLS failed: {exc}; {TLS_ADVICE}")
     if isinstance(exc, (botocore_errors.ConnectTimeoutError, botocore_errors.ReadTimeoutError, TimeoutError)):
         return TransportTimeout(f"{where}: no answer in time")
     if isinstance(exc, (botocore_errors.EndpointConnectionError, botocore_errors.ProxyConnectionError)):
@@ -153,10 +188,20 @@ def _translate(exc: Exception, action: str, target: ObjectId) -> AiockptError:  
 
 @contextmanager
 def translated(action: str, target: ObjectId) -> Iterator[None]:
-    """Turn whatever botocore or aiohttp raises inside into aiockpt's errors, the cause kept."""
+    """Turn whatever botocore or aiohttp raises inside into aiockpt's errors, the cause kept but for its secrets.
+
+    Errors of the store that pass are given ``action`` and ``target``, if they have none.
+    """
     try:
         yield
+    except S3Exception as error:
+        attribute(error, action, target)
+        raise
     except (AiockptError, asyncio.CancelledError):
         raise
     except Exception as exc:
-        raise _translate(exc, action, target) from exc
+        scrub(exc)
+        ours = _translate(exc, action, target)
+        if isinstance(ours, S3Exception):
+            attribute(ours, action, target)
+        raise ours from exc

@@ -12,11 +12,10 @@ from aiockpt.errors import ReadError
 from aiockpt.model import ObjectId, ObjectInfo, Replaces
 from aiockpt.s3.arguments import condition_arguments, request_arguments, storage_arguments
 from aiockpt.s3.bulk import Payload, RangeTransfer, check_range_answer, range_refusals
-from aiockpt.s3.control import strip_etag
-from aiockpt.s3.failures import translated
+from aiockpt.s3.failures import answered
 from aiockpt.s3.session import Session
 from aiockpt.wire.http1 import ResponseHead
-from aiockpt.wire.s3 import crc32_header, range_header
+from aiockpt.wire.s3 import bare_etag, crc32_header, if_match, range_header
 
 
 class ClientBulk:
@@ -31,39 +30,41 @@ class ClientBulk:
 
     async def get(self, source: ObjectId, transfer: RangeTransfer) -> None:  # noqa: D102  # Bulk's
         arguments: dict[str, Any] = {"Range": range_header(transfer.rest), **request_arguments(self._config)}
-        if transfer.etag:
-            arguments["IfMatch"] = f'"{transfer.etag}"'
-        with range_refusals(source, transfer), translated("GET", source):
+        if pinned := if_match(transfer.etag):
+            arguments["IfMatch"] = pinned
+        with range_refusals(source, transfer), self._session.requesting("GET", source):
             client = await self._session.client()
             answer = await client.get_object(Bucket=source.bucket, Key=source.key, **arguments)
-            async with answer["Body"] as body:
-                check_range_answer(_head_of(answer), source, transfer)
-                async for chunk in body.iter_chunks():
-                    transfer.landing.copy_in(memoryview(chunk))
-        if transfer.landing.remaining:
-            raise ReadError(f"GET {source.uri}: the body ended {transfer.landing.remaining} bytes early")
+            head = _head_of(answer)
+            with answered(head.headers):
+                async with answer["Body"] as body:
+                    check_range_answer(head, source, transfer)
+                    async for chunk in body.iter_chunks():
+                        transfer.landing.copy_in(memoryview(chunk))
+                if transfer.landing.remaining:
+                    raise ReadError(f"the body ended {transfer.landing.remaining} bytes early")
 
     async def get_whole(self, source: ObjectId) -> tuple[bytes, str]:  # noqa: D102  # Bulk's
-        with translated("GET", source):
+        with self._session.requesting("GET", source):
             client = await self._session.client()
             answer = await client.get_object(Bucket=source.bucket, Key=source.key, **request_arguments(self._config))
             async with answer["Body"] as body:
-                return await body.read(), strip_etag(answer.get("ETag"))
+                return await body.read(), bare_etag(answer.get("ETag"))
 
     async def put(self, target: ObjectId, payload: Payload, replaces: Replaces) -> ObjectInfo:  # noqa: D102
         arguments = {**storage_arguments(self._config), **self._checksum(payload)}
         arguments |= condition_arguments(replaces)
-        with translated("PUT", target):
+        with self._session.requesting("PUT", target):
             client = await self._session.client()
             answer = await client.put_object(
                 Bucket=target.bucket, Key=target.key, Body=b"".join(payload.views), **arguments
             )
-        return ObjectInfo(payload.nbytes, strip_etag(answer.get("ETag")))
+        return ObjectInfo(payload.nbytes, bare_etag(answer.get("ETag")))
 
     async def upload_part(  # noqa: D102  # Bulk's
         self, target: ObjectId, upload_id: str, number: int, payload: Payload
     ) -> str:
-        with translated("PUT", target):
+        with self._session.requesting("PUT", target):
             client = await self._session.client()
             answer = await client.upload_part(
                 Bucket=target.bucket,

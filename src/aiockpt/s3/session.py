@@ -6,8 +6,9 @@ Building a client costs 60-140 ms of CPU, so it is done once per region. Per-loo
 from __future__ import annotations
 
 import asyncio
-import math
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import aiobotocore.session
@@ -17,7 +18,9 @@ from botocore.exceptions import NoCredentialsError
 from botocore.httpsession import get_cert_path
 
 from aiockpt.config import AddressingStyle, S3ClientConfig, has_custom_endpoint
+from aiockpt.errors import ServiceError
 from aiockpt.model import ObjectId
+from aiockpt.plan.retry import needs_new_credentials
 from aiockpt.s3.failures import translated
 
 _AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws", ".api.amazonwebservices.com.cn")
@@ -25,23 +28,29 @@ _AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aw
 #: Connections for control operations; bulk bytes have a pool of their own.
 _CONTROL_CONNECTIONS = 16
 
-#: Requests that fail with expired credentials so soon after a renewal were signed before it.
-RENEWAL_PAUSE_S = 1.0
+
+@dataclass(eq=False, slots=True)
+class _Access:
+    """A botocore session with its credentials, and the clients that hold them; replaced as a whole."""
+
+    botocore: Any
+    credentials: Any = None
+    clients: dict[str, Any] = field(default_factory=dict)
+    building: asyncio.Lock = field(default_factory=asyncio.Lock)  # for both: either has the source asked
 
 
 class Session:
-    """Clients and credentials. An async context manager."""
+    """Clients and credentials. An async context manager.
+
+    botocore renews temporary credentials before they expire. Where the service calls them expired earlier, they are
+    fetched anew from where they came: see ``requesting``.
+    """
 
     def __init__(self, config: S3ClientConfig, region: str | None) -> None:
         self._config = config
         self._region = region
         self._exits = AsyncExitStack()
-        self._clients: dict[str, Any] = {}
-        self._botocore = self._new_session()
-        self._credentials: Any = None
-        self._renewed_at = -math.inf
-        self._building = asyncio.Lock()
-        self._fetching = asyncio.Lock()
+        self._access = _Access(self._new_session())
 
     async def __aenter__(self) -> Self:
         await self.client()
@@ -53,11 +62,28 @@ class Session:
     async def client(self, region: str | None = None) -> Any:
         """The S3 client for ``region`` (None: the configured one)."""
         name = region or self._region or ""
-        async with self._building:
-            if name not in self._clients:
+        access = self._access
+        async with access.building:
+            if name not in access.clients:
                 with translated("building a client for", ObjectId("*", "")):
-                    self._clients[name] = await self._new_client(name or None)
-            return self._clients[name]
+                    access.clients[name] = await self._new_client(access.botocore, name or None)
+            return access.clients[name]
+
+    @contextmanager
+    def requesting(self, action: str, target: ObjectId) -> Iterator[None]:
+        """Around one request: foreign exceptions become aiockpt's, and credentials that have expired are dropped.
+
+        The next request fetches new ones. Many requests hear at once that theirs have expired; the first to hear it
+        drops them, and what was signed before that says nothing about their successors.
+        """
+        access = self._access
+        try:
+            with translated(action, target):
+                yield
+        except ServiceError as error:
+            if needs_new_credentials(error) and access is self._access:
+                self._access = _Access(self._new_session())  # the old clients are closed with this session
+            raise
 
     async def credentials(self) -> Any:
         """Frozen credentials, refreshed by botocore when they are about to expire; None when unsigned.
@@ -67,52 +93,40 @@ class Session:
         """
         if self._config.unsigned:
             return None
+        access = self._access
         with translated("finding credentials for", ObjectId("*", "")):
-            async with self._fetching:
-                if self._credentials is None:
-                    self._credentials = await self._botocore.get_credentials()
-            if self._credentials is None:
+            async with access.building:
+                if access.credentials is None:
+                    access.credentials = await access.botocore.get_credentials()
+            if access.credentials is None:
                 raise NoCredentialsError
-            return await self._credentials.get_frozen_credentials()
-
-    async def renew_credentials(self) -> None:
-        """Have credentials fetched anew, from where they came: the service says that they have expired.
-
-        Many requests hear that at once; what the first of them has fetched serves all.
-        """
-        now = asyncio.get_running_loop().time()
-        if now < self._renewed_at + RENEWAL_PAUSE_S:
-            return
-        self._renewed_at = now
-        self._botocore = self._new_session()
-        self._credentials = None
-        self._clients.clear()  # they hold the old ones; they are closed with the session
+            return await access.credentials.get_frozen_credentials()
 
     def tls_settings(self) -> tuple[str | None, bool]:
         """CA bundle and whether to verify, as botocore would for its own connections."""
-        bundle = self._config.ca_bundle or self._botocore.get_config_variable("ca_bundle")
+        bundle = self._config.ca_bundle or self._access.botocore.get_config_variable("ca_bundle")
         return str(get_cert_path(bundle or True)), self._config.verify_tls
 
     def _new_session(self) -> Any:
         return aiobotocore.session.AioSession(profile=self._config.profile)
 
-    async def _new_client(self, region: str | None) -> Any:
+    async def _new_client(self, botocore: Any, region: str | None) -> Any:
         style = self._config.addressing_style
         if style is None:
             style = "path" if self._config.force_path_style or has_custom_endpoint(self._config) else "auto"
-        client = await self._enter_client(region, style)
+        client = await self._enter_client(botocore, region, style)
         host = client.meta.endpoint_url.partition("://")[2].partition("/")[0].partition(":")[0]
         if style == "auto" and self._config.addressing_style is None and not host.endswith(_AWS_DOMAINS):
-            client = await self._enter_client(region, "path")  # a custom endpoint named in a profile
+            client = await self._enter_client(botocore, region, "path")  # a custom endpoint named in a profile
         return client
 
-    async def _enter_client(self, region: str | None, style: AddressingStyle) -> Any:
+    async def _enter_client(self, botocore: Any, region: str | None, style: AddressingStyle) -> Any:
         config = self._config
         options: dict[str, Any] = {"signature_version": UNSIGNED} if config.unsigned else {}
         return await self._exits.enter_async_context(
-            self._botocore.create_client(
+            botocore.create_client(
                 "s3",
-                region_name=region or self._botocore.get_config_variable("region") or "us-east-1",
+                region_name=region or botocore.get_config_variable("region") or "us-east-1",
                 endpoint_url=config.endpoint_url,
                 verify=False if not config.verify_tls else config.ca_bundle,
                 config=AioConfig(

@@ -13,8 +13,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Self
 
-from aiockpt.errors import ClosedError, ConnectError, ReadError, TransportTimeout, WriteError
+from aiockpt.errors import ClosedError, ConnectError, ReadError, TLSError, TransportTimeout, WriteError
 from aiockpt.transport.connection import ChooseLanding, Connection, Request, Response
+from aiockpt.transport.tls import TLS_ADVICE, is_lasting
 
 #: How often stalls are looked for, as a share of the limit: a stall is noticed at most a quarter of the limit late.
 STALL_CHECKS = 4
@@ -129,10 +130,10 @@ class ConnectionPool:
                 )
         except TimeoutError as exc:
             raise TransportTimeout(f"no connection to {endpoint} within {self._connect_timeout_s:g} s") from exc
-        except ssl.SSLCertVerificationError as exc:
-            raise ConnectError(
-                f"the certificate of {endpoint} is not trusted: {exc.verify_message}; name the authority with ca_bundle"
-            ) from exc
+        except ssl.SSLError as exc:
+            reason = getattr(exc, "verify_message", "") or exc.reason or str(exc)
+            kind = TLSError if is_lasting(exc) else ConnectError
+            raise kind(f"TLS with {endpoint} failed: {reason}; {TLS_ADVICE}") from exc
         except OSError as exc:
             raise ConnectError(f"cannot connect to {endpoint}: {exc}; check the endpoint URL and the network") from exc
         self.opened += 1

@@ -6,6 +6,17 @@ import ssl
 
 from aiockpt.errors import ConfigError
 
+#: What to do about a TLS that fails.
+TLS_ADVICE = "name the authority with ca_bundle (or AWS_CA_BUNDLE), or check the endpoint URL's scheme and port"
+
+#: A connection that ends during the handshake says nothing about certificates.
+_PASSING = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+
+
+def is_lasting(exc: BaseException) -> bool:
+    """Whether a failure of TLS would come again at another try: not if the connection was merely lost."""
+    return not isinstance(exc, _PASSING)
+
 
 def client_context(ca_bundle: str | None, *, verify: bool) -> ssl.SSLContext:
     """A client context that trusts ``ca_bundle`` (None: the system's authorities).

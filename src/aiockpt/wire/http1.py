@@ -12,6 +12,8 @@ import enum
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 import httptools
 
@@ -36,6 +38,8 @@ _FIELD_VALUE = re.compile(r"[^\r\n\x00]*")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n\x00]*)?")
 #: 18 decimal digits, likewise.
 _LENGTH = re.compile(r"[0-9]{1,18}")
+#: A Retry-After in seconds; 9 digits are thirty years.
+_SECONDS = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +141,31 @@ def _keeps_alive(version: str, headers: Mapping[str, str]) -> bool:
 
 def _tokens(value: str) -> set[str]:
     return {token.strip(" \t").lower() for token in value.split(",")}
+
+
+def retry_after_s(headers: Mapping[str, str], now: datetime) -> float:
+    """Seconds that an answer asks to be left alone for (RFC 9110 §10.2.3); 0 if it does not, or makes no sense.
+
+    Args:
+        headers: names in lower case.
+        now: for a Retry-After that is a date, where the answer has no Date of its own to count from. Its own is
+            better: the clocks of two machines differ by more than a busy service asks for.
+    """
+    value = headers.get("retry-after", "").strip()
+    if _SECONDS.fullmatch(value):
+        return float(value)
+    until = _http_date(value)
+    if until is None:
+        return 0.0
+    return max(0.0, (until - (_http_date(headers.get("date", "")) or now)).total_seconds())
+
+
+def _http_date(value: str) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(value)
+    except (ValueError, IndexError, OverflowError):
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def framing(head: ResponseHead, method: str) -> tuple[Framing, int]:

@@ -20,6 +20,7 @@ MAX_ERROR_BYTES = 64 * KiB
 
 # 18 digits hold any object's size and need no big-integer conversion.
 _CONTENT_RANGE = re.compile(r"bytes[ \t]+([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IGNORECASE)
+_WEAK = "W/"
 _COMPOSITE = re.compile(r"[A-Za-z0-9+/=]+-[0-9]+")
 
 
@@ -82,6 +83,23 @@ def encode_key(key: str) -> str:
         UnicodeEncodeError: the key holds a lone surrogate.
     """
     return quote(key, safe="/~")
+
+
+def bare_etag(value: object) -> str:
+    """An ETag without the quotes that some servers put around it and others do not; ``""`` for none.
+
+    A weak one (``W/"…"``) stays as it is: it may be compared with another answer's, and never sent (``if_match``).
+    """
+    text = str(value or "")
+    return text if text.startswith(_WEAK) else text.strip('"')
+
+
+def if_match(etag: str) -> str:
+    """The value of an ``If-Match`` header for a bare ETag; ``""``: there is none to send.
+
+    Weak ones never match (RFC 9110 §13.1.1): such a request would be refused although the object is the same.
+    """
+    return f'"{etag}"' if etag and not etag.startswith(_WEAK) else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,7 +188,7 @@ class DirectBulk:
             heard.update(head.headers)
             return choose(head)
 
-        with self._session.requesting(method, target), answered(heard):
+        with answered(heard), self._session.requesting(method, target):
             signed = signed_headers(await self._session.credentials(), address, method, path, headers)
             request = Request(method, request_head(method, path, signed), views)
             response = await self._pool.request(address.endpoint, request, hear)

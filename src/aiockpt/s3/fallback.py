@@ -32,17 +32,18 @@ class ClientBulk:
         arguments: dict[str, Any] = {"Range": range_header(transfer.rest), **request_arguments(self._config)}
         if pinned := if_match(transfer.etag):
             arguments["IfMatch"] = pinned
-        with range_refusals(source, transfer), self._session.requesting("GET", source):
+        heard: dict[str, str] = {}
+        with range_refusals(source, transfer), answered(heard), self._session.requesting("GET", source):
             client = await self._session.client()
             answer = await client.get_object(Bucket=source.bucket, Key=source.key, **arguments)
             head = _head_of(answer)
-            with answered(head.headers):
-                async with answer["Body"] as body:
-                    check_range_answer(head, source, transfer)
-                    async for chunk in body.iter_chunks():
-                        transfer.landing.copy_in(memoryview(chunk))
-                if transfer.landing.remaining:
-                    raise ReadError(f"the body ended {transfer.landing.remaining} bytes early")
+            heard.update(head.headers)
+            async with answer["Body"] as body:
+                check_range_answer(head, source, transfer)
+                async for chunk in body.iter_chunks():
+                    transfer.landing.copy_in(memoryview(chunk))
+            if transfer.landing.remaining:
+                raise ReadError(f"the body ended {transfer.landing.remaining} bytes early")
 
     async def get_whole(self, source: ObjectId) -> tuple[bytes, str]:  # noqa: D102  # Bulk's
         with self._session.requesting("GET", source):

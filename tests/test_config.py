@@ -53,6 +53,7 @@ def test_what_the_dataclass_refuses(wrong: dict[str, Any]) -> None:
         ("operation_timeout_s", [0, -3.0, math.nan]),
         ("backoff_base_s", [-0.1, math.inf]),
         ("backoff_cap_s", [-1, math.nan]),
+        ("hedge_share", [-0.01, 1.5, 2, math.nan]),
         ("endpoint_url", ["localhost:9000", "s3://x", "http://", "https:///path"]),
         ("addressing_style", ["dns"]),
         ("throughput_target_gbps", [0, -1, math.nan]),
@@ -68,7 +69,12 @@ def test_what_is_checked_when_a_client_is_built(name: str, values: list[Any]) ->
 def test_what_passes() -> None:
     S3ClientConfig().check()
     S3ClientConfig(
-        endpoint_url="http://[::1]:9000", max_gap_bytes=0, backoff_base_s=0, backoff_cap_s=0, operation_timeout_s=1
+        endpoint_url="http://[::1]:9000",
+        max_gap_bytes=0,
+        backoff_base_s=0,
+        backoff_cap_s=0,
+        hedge_share=0,
+        operation_timeout_s=1,
     ).check()
 
 

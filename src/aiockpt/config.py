@@ -61,6 +61,8 @@ class S3ClientConfig:
         operation_timeout_s: longest time for one request with all its retries; then it is cut. None: unbounded.
         backoff_base_s, backoff_cap_s: bounds of the random pauses between retries; the latter also of what a
             service may ask for on top (``Retry-After``).
+        hedge_share: most second requests that race a range request which is far slower than its siblings, as a share of
+            all; 0 switches them off. The first one wins; see ``engine.hedging``.
         checksum: "crc32" sends a CRC32 with every part and object and proves what is read; "off" does neither.
         extra_args: arguments for everything written, named as botocore's put_object names them (``EXTRA_ARGS``).
     """
@@ -85,6 +87,7 @@ class S3ClientConfig:
     operation_timeout_s: float | None = None
     backoff_base_s: float = 0.05
     backoff_cap_s: float = 20.0
+    hedge_share: float = 0.02
     checksum: ChecksumPolicy = "crc32"
     extra_args: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)  # may hold a customer's key
 
@@ -129,8 +132,13 @@ class S3ClientConfig:
             value = getattr(self, name)
             if not (value >= 0 and math.isfinite(value)):
                 raise ConfigError(f"{name} must be a number from 0 on, got {value}")
+        if not 0 <= self.hedge_share <= 1:
+            raise ConfigError(f"hedge_share must be a share from 0 to 1, got {self.hedge_share}")
         if self.addressing_style not in (None, *get_args(AddressingStyle)):
             raise ConfigError(f"addressing_style must be one of {get_args(AddressingStyle)}, or None")
+        self._check_endpoint_url()
+
+    def _check_endpoint_url(self) -> None:
         if self.endpoint_url is not None:
             parts = urlsplit(self.endpoint_url)
             if parts.scheme not in {"http", "https"} or not parts.hostname:

@@ -20,7 +20,12 @@ def config(local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch) -> S3
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", local_endpoint.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", local_endpoint.secret_key)
     return S3ClientConfig(
-        endpoint_url=local_endpoint.url, part_size=5 * MiB, backoff_base_s=0.001, stall_timeout_s=0.4, max_attempts=4
+        endpoint_url=local_endpoint.url,
+        part_size=5 * MiB,
+        backoff_base_s=0.001,
+        stall_timeout_s=0.4,
+        max_attempts=4,
+        hedge_share=0,  # a busy machine must not change how many requests there are; test_hedging has it on
     )
 
 

@@ -26,7 +26,7 @@ from aiockpt.errors import (
     TransportTimeout,
 )
 from aiockpt.model import ANYTHING, NOTHING, ByteRange, ObjectId, Replaces
-from aiockpt.s3.bulk import Bulk, DirectBulk, Payload, RangeTransfer, check_range_answer
+from aiockpt.s3.bulk import Bulk, DirectBulk, Payload, Pin, RangeTransfer, check_range_answer
 from aiockpt.s3.client import S3Client
 from aiockpt.s3.failures import WrongRegion
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
@@ -57,7 +57,7 @@ def payload(*pieces: bytes) -> Payload:
 
 
 def transfer(memory: Guarded, start: int, etag: str = "") -> RangeTransfer:
-    return RangeTransfer(ByteRange(start, start + len(memory.view)), memory.landing(), etag)
+    return RangeTransfer(ByteRange(start, start + len(memory.view)), memory.landing(), Pin(etag))
 
 
 @pytest.mark.parametrize("key", ["key", "a/b c+d%25", "ä€", "a//b", "~.-_!*'()"])
@@ -245,7 +245,7 @@ def wanted(etag: str = "e", landed: int = 0) -> RangeTransfer:
     """Bytes 100 to 200, of which some have landed."""
     landing = Landing([memoryview(bytearray(100))])
     landing.copy_in(memoryview(bytes(landed)))
-    return RangeTransfer(ByteRange(100, 200), landing, etag)
+    return RangeTransfer(ByteRange(100, 200), landing, Pin(etag))
 
 
 @pytest.mark.parametrize(
@@ -265,9 +265,38 @@ def test_answers_that_are_right(answered: ResponseHead, etag: str) -> None:
 
 
 def test_the_first_answer_names_the_object() -> None:
+    """Also for those that share its pin."""
     moved = wanted(etag="")
+    other = wanted(etag="")
+    other.pin = moved.pin
     check_range_answer(head(content_range="bytes 100-199/1000", etag='"new"'), SOURCE, moved)
-    assert moved.etag == "new"
+    assert moved.etag == other.etag == "new"
+    with pytest.raises(ObjectChanged):
+        check_range_answer(head(content_range="bytes 100-199/1000", etag='"newer"'), SOURCE, other)
+
+
+def test_a_hedge_lands_only_what_is_proven_the_same() -> None:
+    moved = wanted(etag="", landed=30)
+    hedge = moved.hedge()
+    assert hedge.rest == moved.rest == ByteRange(130, 200)
+    without = head(content_range="bytes 130-199/1000")
+    check_range_answer(without, SOURCE, moved)
+    with pytest.raises(RemoteProtocolError, match="without ETag"):
+        check_range_answer(without, SOURCE, hedge)
+    check_range_answer(head(content_range="bytes 130-199/1000", etag='"e"'), SOURCE, hedge)
+    with pytest.raises(ObjectChanged):
+        check_range_answer(head(content_range="bytes 130-199/1000", etag='"other"'), SOURCE, moved)
+
+
+def test_an_answer_is_told_once_it_has_been_found_right() -> None:
+    told: list[int] = []
+    moved = wanted()
+    moved.on_answer = lambda: told.append(1)
+    with pytest.raises(ObjectChanged):
+        check_range_answer(head(content_range="bytes 100-199/1000", etag='"other"'), SOURCE, moved)
+    assert told == []
+    check_range_answer(head(content_range="bytes 100-199/1000", etag='"e"'), SOURCE, moved)
+    assert told == [1]
 
 
 @pytest.mark.parametrize(

@@ -60,3 +60,18 @@ def test_the_buffer_is_the_memory_itself() -> None:
 def test_nothing_to_land(views: list[memoryview]) -> None:
     landing = Landing(views)
     assert landing.remaining == landing.total == len(landing.buffer()) == 0
+
+
+@given(SIZES, st.integers(0, 200), st.integers(0, 200))
+def test_a_fork_lands_the_same_bytes_from_where_it_was_made(sizes: list[int], before: int, meanwhile: int) -> None:
+    views = memories(sizes)
+    landing = Landing(views)
+    content = bytes(range(1, 252)) * 2
+    data = memoryview(content)[: landing.total]
+    landing.copy_in(data[:before])
+    fork = landing.fork()
+    assert (fork.landed, fork.total, fork.remaining) == (landing.landed, landing.total, landing.remaining)
+    landing.copy_in(data[before : before + meanwhile])  # each goes on by itself
+    fork.copy_in(data[min(before, len(data)) :])
+    assert fork.remaining == 0
+    assert b"".join(views) == data

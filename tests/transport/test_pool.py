@@ -40,6 +40,17 @@ async def test_connections_are_reused() -> None:
         assert pool.opened == 1
 
 
+async def test_a_fresh_connection_on_demand() -> None:
+    """Though others are idle; afterwards it is like any other."""
+    async with server(polite) as endpoint, make_pool() as pool:
+        await pool.request(endpoint, GET, buffered)
+        for opened in (2, 3):
+            assert (await pool.request(endpoint, GET, buffered, fresh=True)).body == b"ok"
+            assert pool.opened == opened
+        await pool.request(endpoint, GET, buffered)
+        assert pool.opened == 3
+
+
 async def test_connections_that_the_server_closed_in_between_are_replaced_in_silence() -> None:
     async def once(peer: Peer) -> None:
         await peer.request()

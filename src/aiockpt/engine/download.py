@@ -21,7 +21,7 @@ from aiockpt.errors import ObjectChanged
 from aiockpt.model import ByteRange, MiB, ObjectId
 from aiockpt.plan.coalesce import Fetch, coalesce
 from aiockpt.plan.retry import Operation
-from aiockpt.s3.bulk import RangeTransfer
+from aiockpt.s3.bulk import Pin, RangeTransfer
 from aiockpt.transport.landing import Landing
 
 if TYPE_CHECKING:
@@ -83,12 +83,18 @@ class DownloadStats:
         wanted_bytes: bytes that landed in a destination.
         fetched_bytes: bytes that were asked for, gaps included.
         retries: attempts beyond the first.
+        hedges: second requests beside slow ones; see ``engine.hedging``.
+        hedges_won: those that were first to bring what was missing.
+        hedged_bytes: bytes that hedges brought, those of the others included.
     """
 
     requests: int = 0
     wanted_bytes: int = 0
     fetched_bytes: int = 0
     retries: int = 0
+    hedges: int = 0
+    hedges_won: int = 0
+    hedged_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +119,7 @@ class Download:
         self._max_gap_bytes = int(min(engine.config.max_gap_bytes, max_gap_bytes))
         self._on_done = on_done
         self._crew: Crew[_Request] = Crew(lambda: engine.get_control.limit, self._perform)
-        self._etags: dict[ObjectId, str] = {}
+        self._pins: defaultdict[ObjectId, Pin] = defaultdict(Pin)
         self.stats = DownloadStats()
 
     async def run(self) -> DownloadStats:
@@ -140,7 +146,16 @@ class Download:
 
     def pin(self, source: ObjectId, etag: str) -> None:
         """Read ``source`` only as it was when it had this ETag; by default it is that of the first answer."""
-        self._check_etag(source, etag)
+        pin = self._pins[source]
+        if not etag:
+            return  # a server that leaves it out
+        if pin.etag not in {"", etag}:
+            raise ObjectChanged(
+                f"{source.uri} was replaced while it was read: ETags {pin.etag} and {etag}",
+                bucket=source.bucket,
+                key=source.key,
+            )
+        pin.etag = etag
 
     def finish(self) -> None:
         """No more jobs will be submitted."""
@@ -161,12 +176,15 @@ class Download:
     async def _perform(self, request: _Request) -> None:
         source, fetch = request.source, request.fetch
         landing = Landing(list(self._destinations(request)))
-        transfer = RangeTransfer(ByteRange(fetch.start, fetch.end), landing, self._etags.get(source, ""))
+        transfer = RangeTransfer(ByteRange(fetch.start, fetch.end), landing, self._pins[source])
         bulk = await self._engine.client.bulk(source.bucket)
         await self._engine.attempts(
-            Operation.GET, source, lambda: bulk.get(source, transfer), progress=lambda: landing.landed, stats=self.stats
+            Operation.GET,
+            source,
+            lambda: self._engine.hedging.get(bulk, source, transfer, self.stats),
+            progress=lambda: transfer.landing.landed,
+            stats=self.stats,
         )
-        self._check_etag(source, transfer.etag)
         self._engine.get_control.on_complete(fetch.end - fetch.start, self._engine.now())
         self.stats.requests += 1
         self.stats.fetched_bytes += fetch.end - fetch.start
@@ -183,17 +201,6 @@ class Download:
                 yield self._engine.scrap(start - position)
             yield read.into[piece.offset : piece.offset + piece.length]
             position = start + piece.length
-
-    def _check_etag(self, source: ObjectId, etag: str) -> None:
-        if not etag:
-            return  # a server that leaves it out
-        first = self._etags.setdefault(source, etag)
-        if etag != first:
-            raise ObjectChanged(
-                f"{source.uri} was replaced while it was read: ETags {first} and {etag}",
-                bucket=source.bucket,
-                key=source.key,
-            )
 
     def _landed(self, job: Job, nbytes: int) -> None:
         self.stats.wanted_bytes += nbytes

@@ -6,6 +6,7 @@ blocking world reaches it through the bridge. Any number of tasks use one engine
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -24,8 +25,9 @@ from aiockpt.engine.budget import ByteBudget
 from aiockpt.engine.clock import LoopClock
 from aiockpt.engine.crew import run_all
 from aiockpt.engine.download import Download, DownloadStats, Job, Read
+from aiockpt.engine.hedging import Hedging
 from aiockpt.engine.upload import OutgoingPart, Upload
-from aiockpt.errors import AccessDenied, AiockptError, NotFound
+from aiockpt.errors import AccessDenied, AiockptError, NotFound, Throttled
 from aiockpt.model import ANYTHING, ByteRange, GiB, ObjectId, ObjectInfo, Replaces
 from aiockpt.plan.concurrency import ConcurrencyController, start_connections
 from aiockpt.plan.parts import check_part_size, copy_parts, part_bytes, part_bytes_at
@@ -33,6 +35,8 @@ from aiockpt.plan.request_size import request_bytes
 from aiockpt.plan.retry import Backoff, Operation, RetryBudget, RetryPolicy
 from aiockpt.s3.client import S3Client
 from aiockpt.s3.control import ListedObject, ListedPart, PendingUpload, UploadedPart
+
+logger = logging.getLogger("aiockpt")
 
 #: S3's limit of one CopyObject; larger objects are copied part by part.
 MAX_COPY_BYTES = 5 * GiB
@@ -50,6 +54,7 @@ class Engine:
         budget: bound of the bytes staged by all who use this engine.
         get_control, put_control: how many requests run at once in each direction; they learn over the engine's life.
         attempts: runs an operation with retries.
+        hedging: runs one attempt at a range request, and a second one beside it where it is slow.
     """
 
     client: S3Client
@@ -72,6 +77,7 @@ class Engine:
             LoopClock(),
             self._on_throttle,
         )
+        self.hedging = Hedging(self.config.hedge_share, self._on_race_failure)
         self._exits = AsyncExitStack()
         self._scrap = memoryview(b"")
 
@@ -321,6 +327,13 @@ class Engine:
     def _on_throttle(self, operation: Operation) -> None:
         control = self.put_control if operation in {Operation.PUT, Operation.UPLOAD_PART} else self.get_control
         control.on_throttle(self.now())
+        self.hedging.on_throttle()
+
+    def _on_race_failure(self, error: AiockptError) -> None:
+        """One of two requests for the same bytes has failed, which does not matter but for what it says."""
+        logger.debug("one of two requests for the same bytes failed: %s", error)
+        if isinstance(error, Throttled):
+            self._on_throttle(Operation.GET)
 
 
 def _octets(view: bytes | bytearray | memoryview) -> memoryview:

@@ -7,9 +7,9 @@ the same operations through aiobotocore's body stream. Raises ``aiockpt.errors``
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Protocol
@@ -32,18 +32,43 @@ from aiockpt.wire.s3 import bare_etag, crc32_header, if_match, parse_content_ran
 
 
 @dataclass(slots=True)
+class Pin:
+    """Which state of an object is read: transfers that must not mix two of them share one pin.
+
+    Attributes:
+        etag: of that state: given, or that of the first answer; ``""`` until then.
+    """
+
+    etag: str = ""
+
+
+@dataclass(slots=True)
 class RangeTransfer:
     """A range on its way into memory; it survives a broken attempt, and the next one goes on where it stopped.
 
     Attributes:
         span: the bytes wanted.
         landing: where they go; of the same length, the caller's memory.
-        etag: the object that they must come from: given, or that of the first answer.
+        pin: the object that they must come from.
+        is_hedge: another transfer lands the same bytes in the same memory. So it takes a fresh connection, and only
+            bytes that are proven the same: from an answer with the pinned ETag.
+        on_answer: called when the head of an answer has been found right.
     """
 
     span: ByteRange
     landing: Landing
-    etag: str = ""
+    pin: Pin = field(default_factory=Pin)
+    is_hedge: bool = False
+    on_answer: Callable[[], None] = lambda: None
+
+    @property
+    def etag(self) -> str:
+        """The pinned ETag."""
+        return self.pin.etag
+
+    def hedge(self) -> RangeTransfer:
+        """A second transfer of the bytes that are missing now; see ``is_hedge``."""
+        return RangeTransfer(self.span, self.landing.fork(), self.pin, is_hedge=True)
 
     @property
     def rest(self) -> ByteRange:
@@ -110,7 +135,7 @@ class DirectBulk:
             return transfer.landing
 
         with range_refusals(source, transfer):
-            response = await self._request("GET", source, "", headers, None, choose)
+            response = await self._request("GET", source, "", headers, None, choose, fresh=transfer.is_hedge)
         if transfer.landing.remaining:
             raise _nonsense(response, "GET", source, f"HTTP {response.head.status} is no answer to a range request")
 
@@ -158,17 +183,19 @@ class DirectBulk:
         headers: dict[str, str],
         payload: Payload | None,
         choose: ChooseLanding,
+        *,
+        fresh: bool = False,
     ) -> Response:
         """One exchange; follows a redirect to another region once."""
         address = await self.address(target.bucket)
         try:
-            return await self._exchange(address, method, target, query, headers, payload, choose)
+            return await self._exchange(address, method, target, query, headers, payload, choose, fresh=fresh)
         except WrongRegion as error:
             region = error.region or await self._control.bucket_region(target.bucket)
             if not region or region == address.region:
                 raise
             address = await self.address(target.bucket, region)
-            return await self._exchange(address, method, target, query, headers, payload, choose)
+            return await self._exchange(address, method, target, query, headers, payload, choose, fresh=fresh)
 
     async def _exchange(
         self,
@@ -179,6 +206,8 @@ class DirectBulk:
         headers: dict[str, str],
         payload: Payload | None,
         choose: ChooseLanding,
+        *,
+        fresh: bool = False,
     ) -> Response:
         path = address.target(target.key, query)
         views = payload.views if payload is not None else ()
@@ -191,7 +220,7 @@ class DirectBulk:
         with answered(heard), self._session.requesting(method, target):
             signed = signed_headers(await self._session.credentials(), address, method, path, headers)
             request = Request(method, request_head(method, path, signed), views)
-            response = await self._pool.request(address.endpoint, request, hear)
+            response = await self._pool.request(address.endpoint, request, hear, fresh=fresh)
             if response.head.status >= 300:
                 raise service_error(_failure(response), method, target)
         return response
@@ -258,6 +287,8 @@ def check_range_answer(head: ResponseHead, source: ObjectId, transfer: RangeTran
     etag = bare_etag(head.headers.get("etag"))
     if transfer.etag and etag and etag != transfer.etag:
         raise ObjectChanged(f"{source.uri} was replaced while it was read: ETag {etag} instead of {transfer.etag}")
+    if transfer.is_hedge and not etag:
+        raise RemoteProtocolError(f"GET {source.uri}: an answer without ETag cannot be proven to hold the same bytes")
     length = head.headers.get("content-length")
     if content_range := head.headers.get("content-range"):
         answered, _ = parse_content_range(content_range)
@@ -273,4 +304,5 @@ def check_range_answer(head: ResponseHead, source: ObjectId, transfer: RangeTran
         raise RemoteProtocolError(
             f"GET {source.uri}: bytes {answered.start}-{answered.end} came, {span.start}-{span.end} were asked for"
         )
-    transfer.etag = transfer.etag or etag
+    transfer.pin.etag = transfer.etag or etag
+    transfer.on_answer()

@@ -32,6 +32,12 @@ class Landing:
         """Bytes still to come."""
         return self.total - self.landed
 
+    def fork(self) -> Landing:
+        """Another cursor over the same memory, from the same byte on: two transfers may land the same bytes."""
+        other = Landing(self._views)
+        other._index, other._current, other.landed = self._index, self._current, self.landed
+        return other
+
     def buffer(self) -> memoryview:
         """The next stretch to be written; empty only when everything has landed."""
         return self._current

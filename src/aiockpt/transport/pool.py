@@ -55,15 +55,17 @@ class ConnectionPool:
         self._watchdog: asyncio.TimerHandle | None = None
         self._closed = False
 
-    async def request(self, endpoint: Endpoint, request: Request, choose: ChooseLanding) -> Response:
-        """Perform one exchange on a pooled connection.
+    async def request(
+        self, endpoint: Endpoint, request: Request, choose: ChooseLanding, *, fresh: bool = False
+    ) -> Response:
+        """Perform one exchange on a pooled connection, or if it must be ``fresh``, on a new one, looked up anew.
 
         Raises:
             ConnectError, ReadError, WriteError, TransportTimeout: the connection could not be made, broke or stalled.
             ClosedError: the pool is closed.
         """
         async with self._slots:
-            connection = self._take_idle(endpoint)
+            connection = None if fresh else self._take_idle(endpoint)
             if connection is not None:
                 try:
                     return await self._exchange(endpoint, connection, request, choose)

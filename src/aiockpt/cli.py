@@ -11,9 +11,12 @@ import click
 
 #: Where each command is (module:attribute), and its line in the overview.
 COMMANDS = {
+    "cp": ("aiockpt.commands.cp:cp", "Copy a checkpoint between buckets and folders."),
     "demo": ("aiockpt.demo.command:demo", "Train, save to S3, resume: is every bit the same?"),
+    "get": ("aiockpt.commands.cp:get", "Fetch a checkpoint into a folder."),
     "inspect": ("aiockpt.commands.inspect:inspect", "Show the tensors of a checkpoint."),
     "ls": ("aiockpt.commands.ls:ls", "List the checkpoints below a prefix."),
+    "put": ("aiockpt.commands.cp:put", "Write a checkpoint from a folder to a bucket."),
     "serve": ("aiockpt.demo.serve:serve", "Run a local S3 endpoint, for trying things out."),
 }
 

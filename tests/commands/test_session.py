@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 
 from aiockpt.commands.session import Session, command
 from aiockpt.errors import ChecksumMismatch, ConfigError
+from aiockpt.plan.retry import Backoff
 from commands.conftest import Run
 from dcp.checkpoints import Place
 
@@ -95,7 +96,8 @@ def test_who_has_no_credentials_is_told(aiockpt: Run, local: Place, monkeypatch:
     assert "credentials" in result.stderr
 
 
-def test_a_service_that_is_not_there(aiockpt: Run, local: Place) -> None:
+def test_a_service_that_is_not_there(aiockpt: Run, local: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Backoff, "delay", lambda *_: 0.0)
     result = aiockpt("ls", local.uri("run"), "--endpoint-url", "http://127.0.0.1:1")
     assert result.exit_code == 5
     assert result.stderr.count("\n") == 1

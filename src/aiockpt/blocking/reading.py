@@ -30,15 +30,17 @@ class ObjectStream(Iterator[memoryview]):
         store: where to read.
         source: the object.
         start, end: half-open; ``end`` None: to its end, for which the object is asked for its size.
+        etag: read the object only as it was when it had this one; "": as the first answer finds it.
 
     Raises:
         NotFound, ServiceError, TransportError, ShortRead: while iterating.
         ObjectChanged: it was replaced since its size was asked for, or since the first chunk.
     """
 
-    def __init__(self, store: Store, source: ObjectId, start: int = 0, end: int | None = None) -> None:
+    def __init__(self, store: Store, source: ObjectId, start: int = 0, end: int | None = None, etag: str = "") -> None:
         self._store = store
         self._source = source
+        self._etag = etag
         self._position = start  # of the next chunk to be requested
         self._end = end
         self._exits: ExitStack | None = None
@@ -78,10 +80,9 @@ class ObjectStream(Iterator[memoryview]):
     def _open(self) -> None:
         if self._exits is not None:
             return
-        etag = ""
         if self._end is None:
             info = self._store.head(self._source)
-            self._end, etag = info.size, info.etag
+            self._end, self._etag = info.size, self._etag or info.etag
         self._exits = ExitStack()
         download = self._exits.enter_context(self._store.download())
         self._exits.callback(
@@ -89,7 +90,7 @@ class ObjectStream(Iterator[memoryview]):
         )  # no bound method: a cycle would keep it all
         self._exits.callback(download.cancel)  # first of all: callbacks run in reverse
         self._download = download
-        download.pin(self._source, etag)
+        download.pin(self._source, self._etag)
 
     def _request_ahead(self) -> None:
         """Keep the window full; at least one chunk is requested even when the budget is spent."""

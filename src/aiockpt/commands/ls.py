@@ -19,7 +19,7 @@ from aiockpt.errors import AiockptError, NotFound
 from aiockpt.inspection.listing import Found, find_checkpoints
 from aiockpt.inspection.summary import summarize
 from aiockpt.model import ObjectId
-from aiockpt.transfer.metadata import read_all
+from aiockpt.transfer.metadata import load
 
 EXAMPLES = """\
   aiockpt ls s3://bucket/run
@@ -90,7 +90,7 @@ async def _with_tensors(engine: Engine, bucket: str, row: Row) -> Row:
     if not row.found.complete:
         return row
     try:
-        summary = summarize((await read_all(engine, [ObjectId(bucket, key) for key in row.found.metadata])).values())
+        summary = summarize([await load(engine, ObjectId(bucket, key)) for key in row.found.metadata])
     except AiockptError as error:  # one bad checkpoint must not hide the others
         return replace(row, problem=str(error))
     return replace(row, ranks=summary.ranks, tensors=len(summary.tensors))

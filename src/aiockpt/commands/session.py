@@ -24,9 +24,14 @@ from aiockpt.blocking.store import Store
 from aiockpt.commands.failures import EXPECTED, INTERRUPTED, NO, describe, exit_code
 from aiockpt.commands.progress import Bar
 from aiockpt.config import S3ClientConfig
+from aiockpt.model import MiB
 
 #: Wide enough for any line of ours: what reads a pipe wraps by itself, if at all.
 _PIPE_COLUMNS = 100_000
+
+#: Staging memory: a program of its own may use more than a library beside a training does. 64 blocks of 4 MiB, one for
+#: each connection.
+MEMORY_BYTES = 256 * MiB
 
 _LEVELS = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
 
@@ -138,6 +143,7 @@ def _session(options: dict[str, Any]) -> Iterator[Session]:
         endpoint_url=options.pop("endpoint_url"),
         profile=options.pop("profile"),
         unsigned=options.pop("no_sign_request"),
+        memory_bytes=MEMORY_BYTES,
     )
     store = Store(config, options.pop("region"))
     verbosity = -1 if options.pop("quiet") else options["verbose"]

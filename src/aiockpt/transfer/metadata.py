@@ -26,25 +26,40 @@ async def read_metadata(engine: Engine, base: ObjectId) -> MetadataByName:
         NotFound: there is no complete checkpoint.
         MetadataError: it is damaged, or refused because loading it could run code.
     """
+    fetched = await fetch_metadata(engine, base)
+    return {name: load_metadata(data, (base / name).uri) for name, data in fetched.items()}
+
+
+async def fetch_metadata(engine: Engine, base: ObjectId) -> dict[str, bytes]:
+    """Likewise, as stored: nothing is loaded."""
     try:
-        return await read_all(engine, [base / METADATA])
+        return await _fetch_all(engine, [base / METADATA])
     except NotFound as error:
         if error.code == "NoSuchBucket" or not (ranks := await _rank_metadata(engine, base)):
             error.args = (f"there is no complete checkpoint at {base.uri}: {error.args[0]}",)
             raise
-        return await read_all(engine, ranks)
+        return await _fetch_all(engine, ranks)
 
 
-async def read_all(engine: Engine, targets: Iterable[ObjectId]) -> MetadataByName:
+async def _fetch_all(engine: Engine, targets: Iterable[ObjectId]) -> dict[str, bytes]:
     """Metadata objects by their names, fetched together."""
-    fetched: dict[str, Metadata] = {}
+    fetched: dict[str, bytes] = {}
 
     async def fetch(target: ObjectId) -> None:
-        data, _ = await engine.get_small(target)
-        fetched[target.key.rpartition("/")[2]] = load_metadata(data, target.uri)
+        fetched[target.key.rpartition("/")[2]], _ = await engine.get_small(target)
 
     await run_all(partial(fetch, target) for target in targets)
     return fetched
+
+
+async def load(engine: Engine, target: ObjectId) -> Metadata:
+    """One metadata object.
+
+    Raises:
+        NotFound, MetadataError: as ``read_metadata``.
+    """
+    data, _ = await engine.get_small(target)
+    return load_metadata(data, target.uri)
 
 
 async def _rank_metadata(engine: Engine, base: ObjectId) -> list[ObjectId]:
@@ -60,8 +75,18 @@ def read_local_metadata(folder: Path) -> MetadataByName:
         FileNotFoundError: there is no complete checkpoint.
         MetadataError: it is damaged, or refused because loading it could run code.
     """
-    paths = [folder / METADATA] if (folder / METADATA).exists() else sorted(folder.glob("__*.metadata"))
-    paths = [path for path in paths if path.name == METADATA or is_rank_metadata(path.name)]
-    if not paths:
+    return {path.name: load_metadata(path.read_bytes(), str(path)) for path in local_metadata_paths(folder)}
+
+
+def local_metadata_paths(folder: Path) -> list[Path]:
+    """The files with the metadata of the checkpoint in a folder.
+
+    Raises:
+        FileNotFoundError: there is no complete checkpoint.
+    """
+    if (folder / METADATA).is_file():
+        return [folder / METADATA]
+    ranks = [path for path in sorted(folder.glob("__*.metadata")) if is_rank_metadata(path.name)]
+    if not ranks:
         raise FileNotFoundError(f"there is no complete checkpoint at {folder}")
-    return {path.name: load_metadata(path.read_bytes(), str(path)) for path in paths}
+    return ranks

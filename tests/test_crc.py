@@ -5,7 +5,7 @@ import zlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiockpt.crc import crc32, crc32_combine
+from aiockpt.crc import BlockCrcs, crc32, crc32_combine
 
 
 @given(st.binary(), st.binary())
@@ -14,3 +14,13 @@ def test_crcs_are_zlibs_continue_and_combine(first: bytes, second: bytes) -> Non
     assert crc32(memoryview(first + second)) == whole
     assert crc32(second, crc32(first)) == whole
     assert crc32_combine(crc32(first), crc32(second), len(second)) == whole
+
+
+@given(st.lists(st.binary(max_size=50), max_size=10), st.integers(1, 40))
+def test_blocks_whatever_views_they_come_in(views: list[bytes], block_bytes: int) -> None:
+    blocks = BlockCrcs(block_bytes)
+    assert [blocks.add(memoryview(view)) for view in views] == [zlib.crc32(view) for view in views]
+    whole = b"".join(views)
+    assert blocks.crcs == [
+        zlib.crc32(whole[start : start + block_bytes]) for start in range(0, len(whole), block_bytes)
+    ]

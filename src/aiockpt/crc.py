@@ -21,3 +21,35 @@ def crc32_combine(first: int, second: int, second_nbytes: int) -> int:
     """CRC32 of A + B, given that of A, that of B, and B's length in bytes."""
     value: int = zlib_ng.crc32_combine(first, second, second_nbytes)
     return value
+
+
+class BlockCrcs:
+    """CRC32s of the consecutive blocks of bytes that come in views, from the one pass that also gives each view's own.
+
+    Args:
+        block_bytes: the size of all blocks but the last.
+
+    Attributes:
+        crcs: of the blocks so far; the last block may still grow.
+    """
+
+    __slots__ = ("_block_bytes", "_room", "crcs")
+
+    def __init__(self, block_bytes: int) -> None:
+        self.crcs: list[int] = []
+        self._block_bytes = block_bytes
+        self._room = 0
+
+    def add(self, view: memoryview) -> int:
+        """Append *view*, which is made of bytes; returns its CRC32."""
+        total = 0
+        while len(view):
+            if not self._room:
+                self.crcs.append(0)
+                self._room = self._block_bytes
+            piece, view = view[: self._room], view[self._room :]
+            crc = crc32(piece)
+            self.crcs[-1] = crc32_combine(self.crcs[-1], crc, len(piece))
+            total = crc32_combine(total, crc, len(piece))
+            self._room -= len(piece)
+        return total

@@ -49,7 +49,7 @@ class Targets(LoadPlanner):
 
     @property
     def loading(self) -> Loading:
-        return Loading(self, _StorageReaderTransforms(), checksums=True)
+        return Loading(self, _StorageReaderTransforms(), checksums=True, size_of=lambda _: 1 << 30)
 
 
 class Stored:

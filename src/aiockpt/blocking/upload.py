@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from aiockpt.bridge import Bridge, Call
+from aiockpt.crc import BlockCrcs
 from aiockpt.engine.assembler import PartAssembler
 from aiockpt.engine.budget import ByteBudget
 from aiockpt.engine.engine import Engine
@@ -112,13 +113,15 @@ class ObjectWriter:
         """Wait until ``nbytes`` may be staged, to be handed over with ``refer_to(..., staged=True)``."""
         self._upload.reserve(nbytes)
 
-    def refer_to(self, view: memoryview, owner: object, *, staged: bool = False) -> int:
-        """Append memory without copying it; returns its CRC32.
+    def refer_to(
+        self, view: memoryview, owner: object, *, staged: bool = False, blocks: BlockCrcs | None = None
+    ) -> int:
+        """Append memory without copying it; returns its CRC32, and adds those of its blocks to ``blocks``.
 
         It must not change, and ``owner`` is kept alive, until the upload has ended. ``staged``: it is a copy for which
         ``reserve`` was called.
         """
-        return self._assembler.refer_to(view, owner, staged=staged)
+        return self._assembler.refer_to(view, owner, staged=staged, blocks=blocks)
 
     def close(self) -> None:
         """The object is complete; leaving the upload's block waits for it."""

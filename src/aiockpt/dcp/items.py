@@ -13,6 +13,7 @@ from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
 
+from aiockpt.dcp.proof import ATTRIBUTE, Proof
 from aiockpt.dcp.slices import check_slice
 from aiockpt.errors import MetadataError
 from aiockpt.model import ByteRange, ObjectId
@@ -29,6 +30,7 @@ class StoredItem(NamedTuple):
         offset, length: of the item in the object, in bytes.
         transforms: names of the stream transforms it went through.
         dtype, shape: of the stored chunk; None for serialized objects.
+        crc32s: of its blocks, packed; None if whoever wrote it noted none.
     """
 
     read: ReadItem
@@ -38,6 +40,7 @@ class StoredItem(NamedTuple):
     transforms: Sequence[str]
     dtype: torch.dtype | None
     shape: tuple[int, ...]
+    crc32s: bytes | None = None
 
     @property
     def span(self) -> ByteRange:
@@ -59,6 +62,19 @@ class StoredItem(NamedTuple):
     def is_bare(self) -> bool:
         """Whether the item is just the elements: a safetensors file's. An archive is longer than its tensor."""
         return self.length == self.payload_nbytes
+
+    def proof(self, nbytes: int) -> Proof | None:
+        """The CRC32s of the blocks of its ``nbytes`` bytes of elements, or, of serialized objects, of its own.
+
+        Raises:
+            MetadataError: they do not fit.
+        """
+        if self.crc32s is None:
+            return None
+        try:
+            return Proof.unpack(self.crc32s, nbytes)
+        except MetadataError as exc:
+            raise MetadataError(f"{self}: {exc}") from exc
 
     def __str__(self) -> str:
         return f"{self.read.storage_index.fqn!r} in {self.source.uri}, bytes {self.offset}-{self.offset + self.length}"
@@ -104,7 +120,8 @@ class Catalogue:
         dtype, shape = (None, ()) if read.type is LoadItemType.BYTE_IO else self._chunk(read)
         # This field wasn't present in older checkpoints.
         transforms = getattr(place, "transform_descriptors", None) or ()
-        return StoredItem(read, source, place.offset, place.length, transforms, dtype, shape)
+        crc32s = getattr(place, ATTRIBUTE, None)
+        return StoredItem(read, source, place.offset, place.length, transforms, dtype, shape, crc32s)
 
     def _chunk(self, read: ReadItem) -> tuple[torch.dtype | None, tuple[int, ...]]:
         """dtype and shape of the stored chunk; (None, ()) if the metadata does not say: torch then has to."""

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from torch.distributed.checkpoint.planner import LoadItemType
 
 from aiockpt.archive.safetensors import StoredTensor, data_offset, parse_header
-from aiockpt.archive.surprise import Surprise
+from aiockpt.archive.surprise import Surprise, require
 from aiockpt.archive.torchload import locate, predict
 from aiockpt.blocking.download import BlockingDownload
 from aiockpt.dcp.items import StoredItem
@@ -220,11 +220,12 @@ class ArchiveProbe(Task):
 
 
 class HeaderProbe(Task):
-    """The header of a safetensors file: where are its tensors?"""
+    """The header of a safetensors file: where are its tensors? One that makes no sense is fetched once more."""
 
-    def __init__(self, loading: Loading, items: Sequence[StoredItem], nbytes: int) -> None:
+    def __init__(self, loading: Loading, items: Sequence[StoredItem], nbytes: int, *, second_try: bool = False) -> None:
         self._loading = loading
         self._items = items
+        self._second_try = second_try
         self._memory = memoryview(b"")
         self.staged_bytes = nbytes
 
@@ -235,12 +236,19 @@ class HeaderProbe(Task):
 
     def landed(self) -> Iterable[Task]:  # noqa: D102  # Task's
         try:
-            needed = data_offset(bytes(self._memory[:8]))
-            if needed > len(self._memory):
-                return [HeaderProbe(self._loading, self._items, needed)]
-            header = parse_header(bytes(self._memory[:needed]))
-        except Surprise as exc:
-            raise MetadataError(f"{self._items[0]}: neither an archive nor a safetensors file: {exc}") from exc
+            return self._follow()
+        except (Surprise, MetadataError) as exc:
+            if self._second_try:
+                raise MetadataError(f"{self._items[0]}: neither an archive nor a safetensors file: {exc}") from exc
+            return [HeaderProbe(self._loading, self._items, self.staged_bytes, second_try=True)]
+
+    def _follow(self) -> list[Task]:
+        needed = data_offset(bytes(self._memory[:8]))
+        first = self._items[0]
+        require(self._loading.has(first.source, first.offset + needed, needed), "the header is longer than the object")
+        if needed > len(self._memory):
+            return [HeaderProbe(self._loading, self._items, needed, second_try=self._second_try)]
+        header = parse_header(bytes(self._memory[:needed]))
         places = {tensor.name: tensor for tensor in header.tensors}
         return [task for item in self._items for task in self._load(item, places, header.data_offset)]
 

@@ -31,6 +31,7 @@ from aiockpt.archive.torchsave import framable, frame, plain, row_major_frame, s
 from aiockpt.blocking.store import Store
 from aiockpt.blocking.upload import ObjectWriter
 from aiockpt.crc import crc32, crc32_combine
+from aiockpt.dcp.proof import ProofWriter, attach
 from aiockpt.dcp.staging import staged_blocks
 from aiockpt.errors import LocalProtocolError
 from aiockpt.model import NOTHING, KiB, MiB, ObjectId
@@ -38,6 +39,10 @@ from aiockpt.model import NOTHING, KiB, MiB, ObjectId
 #: Tensors below this are copied into staging memory with their frames: copying 256 KiB takes some 20 µs, less than what
 #: three more views cost on their way through the transport.
 COPY_BELOW_BYTES = 256 * KiB
+
+#: Archives of tensors below this are taken for small by every load, fetched whole and proven by their own CRC32: half
+#: of what ours takes for small (``load.TOGETHER_BELOW_BYTES``). The others get a proof for their slices.
+PROOF_FROM_BYTES = 128 * KiB
 
 #: Tensors that cannot be sent from where they are are staged in blocks of this size.
 BLOCK_BYTES = 8 * MiB
@@ -115,8 +120,10 @@ class SavePipeline:
         start = writer.tell()
         data = cast("io.BytesIO", self._planner.resolve_data(item))
         if not self._transforms.extensions:
+            proof = ProofWriter(data.getbuffer().nbytes)
+            proof.add(data.getbuffer())
             writer.copy_in(data.getbuffer())
-            return _result(item, file, start, writer.tell())
+            return _result(item, file, start, writer.tell(), proof.packed())
         return self._write_transformed(writer, item, file, lambda stream: stream.write(data.getbuffer()))
 
     def _write_tensor(self, writer: ObjectWriter, item: WriteItem, file: FilePlan) -> WriteResult:
@@ -125,22 +132,26 @@ class SavePipeline:
         if self._transforms.extensions:
             whole = _standalone(tensor)
             return self._write_transformed(writer, item, file, lambda stream: torch.save(whole, stream))
+        proof = ProofWriter(tensor.nbytes) if tensor.nbytes >= PROOF_FROM_BYTES else None
+        row_major = tensor.is_contiguous()
         if framable(tensor):
-            _write_framed(writer, tensor)
-        elif not (plain(tensor) and _write_staged(writer, tensor)):
+            _write_framed(writer, tensor, proof)
+        elif not (plain(tensor) and (row_major := _write_staged(writer, tensor, proof))):
             buffer = io.BytesIO()
             torch.save(_standalone(tensor), buffer)
             writer.copy_in(buffer.getbuffer())
-        return _result(item, file, start, writer.tell())
+        packed = proof.packed(row_major=row_major) if proof and proof.crcs else None
+        return _result(item, file, start, writer.tell(), packed)
 
     def _write_transformed(
         self, writer: ObjectWriter, item: WriteItem, file: FilePlan, write: Callable[[IO[bytes]], object]
     ) -> WriteResult:
         start = writer.tell()
-        stream, descriptors = self._transforms.transform_save_stream(item, _WriterStream(writer))
+        proof = ProofWriter(None)
+        stream, descriptors = self._transforms.transform_save_stream(item, _WriterStream(writer, proof))
         write(stream)
         stream.close()
-        return _result(item, file, start, writer.tell(), descriptors)
+        return _result(item, file, start, writer.tell(), proof.packed(), descriptors)
 
     def _write_safetensors(self, writer: ObjectWriter, items: Sequence[WriteItem], file: FilePlan) -> list[WriteResult]:
         """One safetensors file behind what was written so far; every item is said to start where it starts."""
@@ -151,47 +162,50 @@ class SavePipeline:
         tensors = {name: self._resolve(item) for name, item in by_name.items()}
         entries = [(name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()]
         writer.copy_in(build_header(entries, _safetensors_metadata(items)))
+        proofs: dict[str, bytes] = {}
         for name, _, _ in file_order(entries):
             tensor = tensors.pop(name)
+            proof = ProofWriter(tensor.nbytes)
             if tensor.is_contiguous() and framable(tensor):
-                writer.refer_to(storage_view(tensor), tensor)
+                writer.refer_to(storage_view(tensor), tensor, blocks=proof)
             else:
-                _write_blocks(writer, tensor)
-        return [_result(item, file, start, start + _item_nbytes(item)) for item in items]
+                _write_blocks(writer, tensor, proof)
+            proofs[name] = proof.packed()
+        return [_result(item, file, start, start + _item_nbytes(item), proofs[item.index.fqn]) for item in items]
 
     def _resolve(self, item: WriteItem) -> torch.Tensor:
         return cast("torch.Tensor", self._planner.resolve_data(item)).detach()
 
 
-def _write_framed(writer: ObjectWriter, tensor: torch.Tensor) -> None:
+def _write_framed(writer: ObjectWriter, tensor: torch.Tensor, proof: ProofWriter | None) -> None:
     """A tensor from its own memory; copied together with its frame if it is small."""
     surround, payload = frame(tensor), storage_view(tensor)
     if len(payload) < COPY_BELOW_BYTES:
         writer.copy_in(surround.head)
         writer.copy_in(payload)
-        writer.copy_in(surround.tail(crc32(payload)))
+        writer.copy_in(surround.tail(proof.add(payload) if proof else crc32(payload)))
         return
     writer.copy_in(surround.head)
-    crc = writer.refer_to(payload, tensor)
+    crc = writer.refer_to(payload, tensor, blocks=proof)
     writer.copy_in(surround.tail(crc))
 
 
-def _write_staged(writer: ObjectWriter, tensor: torch.Tensor) -> bool:
+def _write_staged(writer: ObjectWriter, tensor: torch.Tensor, proof: ProofWriter | None) -> bool:
     """A tensor on another device, or with scattered elements, row-major; False if only torch can write it."""
     surround = row_major_frame(tensor)
     if surround is None:
         return False
     writer.copy_in(surround.head)
-    crc = _write_blocks(writer, tensor)
+    crc = _write_blocks(writer, tensor, proof)
     writer.copy_in(surround.tail(crc))
     return True
 
 
-def _write_blocks(writer: ObjectWriter, tensor: torch.Tensor) -> int:
+def _write_blocks(writer: ObjectWriter, tensor: torch.Tensor, proof: ProofWriter | None) -> int:
     """The elements of a tensor, row-major, staged block by block within the budget; returns their CRC32."""
     crc = 0
     for copy in staged_blocks(tensor, BLOCK_BYTES, writer.reserve):
-        crc = crc32_combine(crc, writer.refer_to(storage_view(copy), copy, staged=True), copy.nbytes)
+        crc = crc32_combine(crc, writer.refer_to(storage_view(copy), copy, staged=True, blocks=proof), copy.nbytes)
     return crc
 
 
@@ -213,23 +227,30 @@ def _safetensors_metadata(items: Sequence[WriteItem]) -> dict[str, str]:
 
 
 def _result(
-    item: WriteItem, file: FilePlan, start: int, end: int, descriptors: Sequence[str] | None = None
+    item: WriteItem,
+    file: FilePlan,
+    start: int,
+    end: int,
+    proof: bytes | None,
+    descriptors: Sequence[str] | None = None,
 ) -> WriteResult:
-    place = _StorageInfo(file.path, start, end - start, descriptors or None)
+    place = attach(_StorageInfo(file.path, start, end - start, descriptors or None), proof)
     return WriteResult(index=item.index, size_in_bytes=end - start, storage_data=place)
 
 
 class _WriterStream(io.RawIOBase):
     """An ``ObjectWriter`` as the stream that DCP's extensions write to; closing it leaves the object open."""
 
-    def __init__(self, writer: ObjectWriter) -> None:
+    def __init__(self, writer: ObjectWriter, proof: ProofWriter) -> None:
         self._writer = writer
+        self._proof = proof
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
+        self._proof.add(view)
         self._writer.copy_in(view)
         return len(view)
 

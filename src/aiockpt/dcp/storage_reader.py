@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any, NoReturn, cast
 
 from torch.distributed.checkpoint.filesystem import FileSystemReader
@@ -13,7 +15,7 @@ from torch.futures import Future
 
 from aiockpt.config import S3ClientConfig
 from aiockpt.dcp.file_system import S3FileSystem, object_at
-from aiockpt.dcp.items import Catalogue, no_place_for
+from aiockpt.dcp.items import Catalogue, StoredItem, no_place_for
 from aiockpt.dcp.load import LoadPipeline
 from aiockpt.dcp.metadata import load_metadata
 from aiockpt.dcp.tasks import Loading
@@ -21,6 +23,8 @@ from aiockpt.errors import AiockptError, NotFound
 from aiockpt.model import ObjectId
 from aiockpt.s3reader.constructor import DCPOptimizedConstructor, S3ReaderConstructor
 from aiockpt.s3reader.protocol import DCPS3ReaderConstructorProtocol, S3ReaderConstructorProtocol
+
+logger = logging.getLogger("aiockpt")
 
 
 class UnreadableMetadata(Metadata):
@@ -69,6 +73,7 @@ class S3StorageReader(FileSystemReader):
         self._allowed_metadata_types = tuple(allowed_metadata_types)
         self._metadata: Metadata | None = None
         self._global_error: AiockptError | None = None
+        self._said_unproven_of: object = None
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:  # noqa: ARG002  # DCP's signature
         """The checkpoint's metadata, or with ``rank=`` that of a rank.
@@ -134,12 +139,26 @@ class S3StorageReader(FileSystemReader):
             return super().read_data(plan, planner)
         catalogue = Catalogue(self._base, self._metadata, self.storage_data)
         store = self._fs.store
-        loading = Loading(planner, self.transforms, checksums=store.config.checksum == "crc32")
+        loading = Loading(
+            planner, self.transforms, store.config.checksum == "crc32", cache(lambda source: store.head(source).size)
+        )
         with store.download(self._reader_constructor.max_gap_size) as download:
             LoadPipeline(download, loading).run(catalogue.items(plan.items))
+        self._say_unproven(loading.unproven)
         future: Future[None] = Future()
         future.set_result(None)
         return future
+
+    def _say_unproven(self, items: Sequence[StoredItem]) -> None:
+        """Once per checkpoint: what could only be checked for its place and form, not for its bytes."""
+        if items and self._said_unproven_of != self.path:
+            self._said_unproven_of = self.path
+            logger.info(
+                "%s: the bytes of %d items were not checked, as whoever saved them noted no CRC32s of them (first: %s)",
+                self.path,
+                len(items),
+                items[0],
+            )
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:

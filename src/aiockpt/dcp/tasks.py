@@ -9,8 +9,8 @@ from __future__ import annotations
 import io
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import IO, cast
 
 import torch
@@ -18,28 +18,46 @@ from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint.filesystem import _StorageReaderTransforms
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlanner
 
-from aiockpt.archive.surprise import StridedPayload, Surprise
+from aiockpt.archive.surprise import StridedPayload, Surprise, require
 from aiockpt.archive.torchload import confirm, is_common_head, payload_of
 from aiockpt.archive.torchsave import plain, storage_view
-from aiockpt.crc import crc32, crc32_combine
 from aiockpt.dcp.items import StoredItem
+from aiockpt.dcp.proof import Check
 from aiockpt.dcp.slices import Stretch, stretches
 from aiockpt.dcp.staging import host_memory
 from aiockpt.engine.download import Read
 from aiockpt.errors import AiockptError, ChecksumMismatch, MetadataError, TargetMismatch
-from aiockpt.model import ByteRange, MiB
+from aiockpt.model import ByteRange, KiB, MiB, ObjectId
 
 #: Staged stretches are about this large: long enough to fill a request, short enough that several fit the budget.
 BLOCK_BYTES = 4 * MiB
 
+#: What may follow the elements in an archive of one tensor. torch writes about 1 KiB; memory is made for it before the
+#: object has shown that it has so much.
+MAX_TAIL_BYTES = 64 * KiB
+
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """What all tasks of one load share: the planner that gives and takes tensors, transforms, whether to check CRCs."""
+    """What all tasks of one load share.
+
+    Attributes:
+        planner: gives and takes tensors.
+        transforms: stream extensions.
+        checksums: whether to compare CRC32s.
+        size_of: an object's size; asked for before memory is made because of what is stored.
+        unproven: items that were loaded without, as whoever wrote them noted none.
+    """
 
     planner: LoadPlanner
     transforms: _StorageReaderTransforms
     checksums: bool
+    size_of: Callable[[ObjectId], int]
+    unproven: list[StoredItem] = field(default_factory=list)
+
+    def has(self, source: ObjectId, end: int, nbytes: int) -> bool:
+        """Whether an object has the ``nbytes`` bytes before ``end``; about a few, which do no harm, nobody asks."""
+        return nbytes <= BLOCK_BYTES or end <= self.size_of(source)
 
 
 class Task(ABC):
@@ -94,6 +112,9 @@ class BufferedItem(Task):
     """A whole item in memory, loaded by torch as stock DCP does: always right, and a copy or two slower.
 
     torch itself does not look at the CRC32s of its archives, so that is done here.
+
+    Raises:
+        MetadataError: the object is smaller than the metadata say.
     """
 
     def __init__(self, loading: Loading, item: StoredItem, *, second_try: bool = False) -> None:
@@ -102,6 +123,8 @@ class BufferedItem(Task):
         self._second_try = second_try
         self._memory = memoryview(b"")
         self.staged_bytes = item.length
+        if not loading.has(item.source, item.span.end, item.length):
+            raise MetadataError(f"{item}: the object ends before that: truncated, or the metadata are damaged")
 
     def reads(self) -> list[Read]:  # noqa: D102  # Task's
         self._memory = memoryview(bytearray(self._item.length))
@@ -116,14 +139,25 @@ class BufferedItem(Task):
             return (BufferedItem(self._loading, self._item, second_try=True),)
         return ()
 
+    @property
+    def _is_own_proof(self) -> bool:
+        """Whether the metadata's CRC32s are those of the item's bytes as they are stored, not of its elements."""
+        item = self._item
+        return item.crc32s is not None and bool(item.read.type is LoadItemType.BYTE_IO or item.transforms)
+
     def _take(self) -> None:
         read, planner = self._item.read, self._loading.planner
+        if self._loading.checksums and self._is_own_proof:
+            check = Check(self._item.proof(self._item.length))
+            check.note(0, self._memory)
+            if damaged := check.damaged():
+                raise mismatch(self._item.offset, damaged)
         stream = self._loading.transforms.transform_load_stream(
             read, self._item.transforms, cast("IO[bytes]", io.BytesIO(self._memory))
         )
         data = io.BytesIO(stream.read(-1))
-        if self._loading.checksums:
-            _check_records(data)
+        if self._loading.checksums and not (self._is_own_proof or _check_records(data)):
+            self._loading.unproven.append(self._item)
         if read.type is LoadItemType.BYTE_IO:
             planner.load_bytes(read, data)
             return
@@ -142,22 +176,30 @@ class BufferedItem(Task):
         return stored
 
 
-def _check_records(data: io.BytesIO) -> None:
-    """Compare an archive's records with their CRC32s; whatever is none, or has none, passes.
+def mismatch(start: int, block: ByteRange) -> ChecksumMismatch:
+    """For a block that is not what was written; ``start``: where the object has what it is a block of."""
+    where = f"bytes {start + block.start}-{start + block.end} of the object"
+    return ChecksumMismatch(f"{where} do not match the CRC32 that the metadata have for them")
+
+
+def _check_records(data: io.BytesIO) -> bool:
+    """Compare an archive's records with their CRC32s; whether there were any. Whatever is no archive passes.
 
     Raises:
         ChecksumMismatch: one does not match.
     """
-    bad = None
+    bad, any_recorded = None, False
     try:
         with zipfile.ZipFile(data) as archive:
-            if any(record.CRC for record in archive.infolist()):
+            any_recorded = any(record.CRC for record in archive.infolist())
+            if any_recorded:
                 bad = archive.testzip()
     except Exception:  # noqa: BLE001, S110  # no archive, or too damaged to be one: torch tells
         pass
     data.seek(0)
     if bad is not None:
         raise ChecksumMismatch(f"the CRC32 of its record {bad!r} does not match")
+    return any_recorded
 
 
 class TogetherItems(Task):
@@ -216,7 +258,7 @@ class TensorLoad:
 
     Raises:
         TargetMismatch: see ``target_of``.
-        Surprise: the item ends before its elements do.
+        Surprise: the item ends before its elements do, or long after.
     """
 
     def __init__(
@@ -234,7 +276,11 @@ class TensorLoad:
         wants_tail = not item.is_bare and (item.is_whole or not known_form)
         self._head = _Surround(item.offset, payload_start if not item.is_bare else item.offset)
         self._tail = _Surround(payload_end, item.span.end if wants_tail else payload_end)
-        self._crcs: dict[int, tuple[int, int]] = {}  # by position: CRC32 and length
+        require(len(self._tail.span) <= MAX_TAIL_BYTES, "more follows the elements than an archive of one tensor has")
+        self._proof = item.proof(item.payload_nbytes) if loading.checksums else None
+        self._check = Check(self._proof)
+        self._edges: list[_Surround] = []
+        self._landing: list[Stretch] = []  # directly, in the target's memory
         self._missing = 0
 
     def tasks(self) -> list[Task]:
@@ -251,23 +297,36 @@ class TensorLoad:
                 max_sparse_bytes=BLOCK_BYTES,
             )
         )
-        landing = [part for part in parts if direct and part.dense]
-        tasks: list[Task] = [_Direct(self, landing)]
+        self._landing = [part for part in parts if direct and part.dense]
+        if self._proof is not None and not item.is_whole:
+            self._edges = [_Surround(*self._place(edge)) for edge in self._proof.edges(_runs(parts))]
+        tasks: list[Task] = [_Direct(self)]
         tasks += [_Staged(self, part) for part in parts if not (direct and part.dense)]
         self._missing = len(tasks)
         return tasks
 
-    def frame_reads(self) -> Iterator[Read]:
-        """Head and tail of the archive, as far as they are needed."""
-        for frame in (self._head, self._tail):
-            if frame.memory:
-                yield Read(self._item.source, frame.span, frame.memory)
+    @property
+    def surround_bytes(self) -> int:
+        """Of what ``direct_reads`` fetches and the target does not get."""
+        return sum(len(surround.span) for surround in (self._head, self._tail, *self._edges))
+
+    def direct_reads(self) -> Iterator[Read]:
+        """Head and tail of the archive, as far as they are needed, edges, and what lands in the target's memory."""
+        for surround in (self._head, self._tail, *self._edges):
+            if surround.span:
+                yield surround.read(self._item.source)
+        for part in self._landing:
+            yield self.read_of(part, self._memory_of(part))
 
     def read_of(self, part: Stretch, into: memoryview) -> Read:
         """A stretch of the payload."""
         return Read(self._item.source, ByteRange(self._start + part.start, self._start + part.end), into)
 
-    def memory_of(self, part: Stretch) -> memoryview:
+    def _place(self, span: ByteRange) -> tuple[int, int]:
+        """Where the object has these bytes of the payload."""
+        return self._start + span.start, self._start + span.end
+
+    def _memory_of(self, part: Stretch) -> memoryview:
         """A dense stretch's place in the target's memory."""
         return storage_view(self._target[part.select])
 
@@ -277,8 +336,8 @@ class TensorLoad:
 
     def copy(self, part: Stretch, staged: torch.Tensor) -> None:
         """A staged stretch into the target; to CUDA on the current stream, without waiting for it."""
-        if self._item.is_whole:
-            self._crcs[part.start] = crc32(storage_view(staged)), part.nbytes
+        if self._loading.checksums:
+            self._check.note(part.start, storage_view(staged))
         itemsize = self._dtype.itemsize
         stored = staged.view(self._dtype).as_strided(part.shape, [stride // itemsize for stride in part.strides])
         self._target[part.select].copy_(stored, non_blocking=True)
@@ -297,8 +356,8 @@ class TensorLoad:
             recorded, stride = found.crc32, found.stride
         except Surprise:
             return (BufferedItem(self._loading, self._item),)
-        if recorded is not None and self._loading.checksums and self._crc32() != recorded:
-            return self._fetch_again()
+        if self._loading.checksums and (error := self._mismatch(recorded)):
+            return self._fetch_again(error)
         if stride is not None:
             return (_Reordered(self._loading, self._item, self._target, stride),)
         self._loading.planner.commit_tensor(self._item.read, self._target)
@@ -309,7 +368,7 @@ class TensorLoad:
         item = self._item
         if item.is_bare:
             return None
-        if not self._tail.memory and is_common_head(self._head.memory, self._dtype, item.shape):
+        if not self._tail.span and is_common_head(self._head.memory, self._dtype, item.shape):
             return None
         recorded = confirm(
             self._head.memory,
@@ -322,19 +381,36 @@ class TensorLoad:
         )
         return recorded if item.is_whole else None
 
-    def _crc32(self) -> int:
-        if not self._crcs:
-            return crc32(storage_view(self._target))
-        total = 0
-        for _, (crc, nbytes) in sorted(self._crcs.items()):
-            total = crc32_combine(total, crc, nbytes)
-        return total
+    def _mismatch(self, recorded: int | None) -> ChecksumMismatch | None:
+        """Compare what has landed with the archive's CRC32, or those of blocks; None if nothing speaks against it."""
+        for part in self._landing:
+            self._check.note(part.start, self._memory_of(part))
+        for edge in self._edges:
+            self._check.note(edge.span.start - self._start, edge.memory)
+        if recorded is None and self._proof is None:
+            self._loading.unproven.append(self._item)
+        if recorded is not None and self._check.crc32() == recorded:
+            return None
+        if damaged := self._check.damaged():
+            return mismatch(self._start, damaged)
+        return None if recorded is None else ChecksumMismatch("the elements do not match their recorded CRC32")
 
-    def _fetch_again(self) -> Iterable[Task]:
+    def _fetch_again(self, error: ChecksumMismatch) -> Iterable[Task]:
         """Bytes that do not match their CRC32: damaged on the way, or at rest. A second try tells."""
         if self._second_try:
-            raise lasting(self._item, ChecksumMismatch("the elements do not match their recorded CRC32"))
+            raise lasting(self._item, error)
         return TensorLoad(self._loading, self._item, self._start, known_form=self._known_form, second_try=True).tasks()
+
+
+def _runs(parts: Iterable[Stretch]) -> list[ByteRange]:
+    """Stretches that follow one another are one."""
+    runs: list[ByteRange] = []
+    for part in parts:
+        if runs and runs[-1].end == part.start:
+            runs[-1] = ByteRange(runs[-1].start, part.end)
+        else:
+            runs.append(ByteRange(part.start, part.end))
+    return runs
 
 
 class _Reordered(Task):
@@ -360,25 +436,29 @@ class _Reordered(Task):
 
 
 class _Surround:
-    """Bytes of an archive before or after its payload, and memory for them."""
+    """Bytes beside those that the target gets, and memory for them."""
 
     def __init__(self, start: int, end: int) -> None:
         if end < start:
             raise Surprise("too short for the tensor that the metadata describes")
         self.span = ByteRange(start, end)
-        self.memory = memoryview(bytearray(end - start))
+        self.memory = memoryview(b"")
+
+    def read(self, source: ObjectId) -> Read:
+        """Fetch it, into memory that is made now."""
+        self.memory = memoryview(bytearray(len(self.span)))
+        return Read(source, self.span, self.memory)
 
 
 class _Direct(Task):
     """An archive's frame, and the stretches that land in the target itself."""
 
-    def __init__(self, load: TensorLoad, parts: Sequence[Stretch]) -> None:
+    def __init__(self, load: TensorLoad) -> None:
         self._load = load
-        self._parts = parts
+        self.staged_bytes = load.surround_bytes
 
     def reads(self) -> list[Read]:
-        load = self._load
-        return [*load.frame_reads(), *(load.read_of(part, load.memory_of(part)) for part in self._parts)]
+        return list(self._load.direct_reads())
 
     def landed(self) -> Iterable[Task]:
         return self._load.part_landed()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from aiockpt.crc import crc32, crc32_combine
+from aiockpt.crc import BlockCrcs, crc32, crc32_combine
 from aiockpt.engine.upload import OutgoingPart
 from aiockpt.model import KiB, MiB
 from aiockpt.s3.bulk import Payload
@@ -81,8 +81,10 @@ class PartAssembler:
             self._copied(size)
             view = view[size:]
 
-    def refer_to(self, view: memoryview, owner: object, *, staged: bool = False) -> int:
-        """Append ``view`` without copying it; returns its CRC32.
+    def refer_to(
+        self, view: memoryview, owner: object, *, staged: bool = False, blocks: BlockCrcs | None = None
+    ) -> int:
+        """Append ``view`` without copying it; returns its CRC32, and adds those of its blocks to ``blocks``.
 
         Its bytes must stay as they are, and ``owner`` (what they belong to) is kept alive, until the parts that hold
         them have been sent. ``staged``: they are a copy, for which the caller has reserved.
@@ -93,7 +95,7 @@ class PartAssembler:
                 self._end_part()
             self._end_run()
             piece, view = view[: self._room], view[self._room :]
-            crc = crc32(piece)
+            crc = crc32(piece) if blocks is None else blocks.add(piece)
             total = crc32_combine(total, crc, len(piece))
             self._add(piece, crc)
             self._owners.append(owner)

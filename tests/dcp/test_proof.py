@@ -1,0 +1,338 @@
+"""Damage is found whatever way bytes are loaded: on the way it is mended, at rest it is an error with a place."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import logging
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.distributed.checkpoint._extension import ExtensionRegistry
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import SerializationFormat, _StorageInfo
+from torch.distributed.checkpoint.planner import ReadItem, WriteItem, WriteItemType
+
+from aiockpt.dcp.metadata import dump_metadata, load_metadata
+from aiockpt.dcp.proof import ATTRIBUTE, EDGE_FRACTION, Check, Proof, ProofWriter, attach, block_bytes
+from aiockpt.errors import ChecksumMismatch, MetadataError
+from aiockpt.model import ByteRange, GiB, KiB, MiB
+from aiockpt.testing import Fault, FaultKind, LocalEndpoint
+from dcp.checkpoints import Place, emptied, failure, load, random_tensor, raw_bytes, same_bits, save
+from dcp.test_end_to_end import Doubled
+from dcp.test_load import Slices, data_gets, fetched
+
+# ---- pure
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "expected"),
+    [
+        (0, 64 * KiB), (1, 64 * KiB), (2 * MiB, 64 * KiB), (2 * MiB + 1, 128 * KiB), (6 * MiB, 256 * KiB),
+        (32 * MiB, MiB), (100 * GiB, MiB),
+    ],
+)  # fmt: skip
+def test_block_sizes(nbytes: int, expected: int) -> None:
+    assert block_bytes(nbytes) == expected
+
+
+def test_a_terabyte_costs_four_megabytes() -> None:
+    assert 4 * (1 << 40) // block_bytes(1 << 40) == 4 * MiB
+
+
+@given(st.binary(max_size=1000), st.booleans())
+def test_proofs_come_back(tail: bytes, row_major: bool) -> None:
+    data = bytes(130 * KiB) + tail
+    writer = ProofWriter(len(data))
+    writer.add(memoryview(data))
+    proof = Proof.unpack(writer.packed(row_major=row_major), len(data))
+    assert (proof.row_major, proof.nbytes, proof.block_bytes) == (row_major, len(data), 64 * KiB)
+    assert list(proof.crcs) == writer.crcs
+
+
+@pytest.mark.parametrize(
+    "packed", [b"", b"\x10", b"\x10abc", b"\x10abcdefgh", b"\x0fabcd", b"\x20abcd", b"\xffabcd", 7, "x"]
+)
+def test_proofs_that_cannot_be(packed: Any) -> None:
+    with pytest.raises(MetadataError):
+        Proof.unpack(packed, 1000)
+
+
+@st.composite
+def spans_of_blocks(draw: st.DrawFn) -> tuple[Proof, list[ByteRange]]:
+    size = draw(st.sampled_from([4, 64, 256]))
+    nbytes = draw(st.integers(1, 40 * size))
+    cuts = sorted(draw(st.sets(st.integers(0, nbytes), max_size=8)))
+    spans = [ByteRange(start, end) for start, end in zip(cuts[::2], cuts[1::2], strict=False)]
+    return Proof(size, nbytes, [0] * -(-nbytes // size), row_major=True), spans
+
+
+@given(spans_of_blocks())
+def test_edges_complete_blocks_cheaply(case: tuple[Proof, list[ByteRange]]) -> None:
+    proof, spans = case
+    edges = proof.edges(spans)
+    taken = sorted([*spans, *edges])
+    assert all(left.end <= right.start for left, right in itertools.pairwise(taken))
+    assert sum(map(len, edges)) <= 2 * EDGE_FRACTION * sum(map(len, spans))
+    assert all(0 <= edge.start < edge.end <= proof.nbytes for edge in edges)
+
+
+@pytest.mark.parametrize("start", [0, 1, 777 * KiB, 50 * MiB + 3])
+def test_slices_of_64_mib_are_proven_to_their_edges(start: int) -> None:
+    proof = Proof(MiB, 200 * MiB + 5, [0] * 201, row_major=True)
+    for end in (start + 64 * MiB, start + 65 * MiB + 7, proof.nbytes):
+        spans = sorted([ByteRange(start, end), *proof.edges([ByteRange(start, end)])])
+        assert spans[0].start % MiB == 0
+        assert spans[-1].end % MiB == 0 or spans[-1].end == proof.nbytes
+
+
+@given(st.data())
+def test_damage_in_whole_blocks_is_found_and_nothing_else(data: st.DataObject) -> None:
+    nbytes = data.draw(st.integers(1, 300))
+    stored = bytearray(data.draw(st.binary(min_size=nbytes, max_size=nbytes)))
+    writer = ProofWriter(None)
+    writer._block_bytes = 16
+    writer.add(memoryview(stored))
+    cuts = sorted({0, nbytes, *data.draw(st.lists(st.integers(0, nbytes), max_size=8))})
+    pieces = list(itertools.pairwise(cuts))
+    noted: list[tuple[int, int]] = data.draw(st.permutations(pieces))
+    is_left_out: bool = data.draw(st.booleans())
+    left_out = noted.pop() if is_left_out else (0, 0)
+    at = data.draw(st.none() | st.integers(0, nbytes - 1))
+    if at is not None:
+        stored[at] ^= 1
+    check = Check(Proof(16, nbytes, writer.crcs, row_major=True))
+    for start, end in noted:
+        check.note(start, memoryview(stored)[start:end])
+    block = ByteRange(at // 16 * 16, min(at // 16 * 16 + 16, nbytes)) if at is not None else None
+    seen = block is not None and (left_out[1] <= block.start or left_out[0] >= block.end or left_out[0] == left_out[1])
+    assert check.damaged() == (block if seen else None)
+
+
+def test_stock_torch_and_ours_both_keep_them() -> None:
+    place = attach(_StorageInfo("x", 0, 7), b"\x90abcd")
+    assert place == _StorageInfo("x", 0, 7)
+    assert getattr(pickle.loads(pickle.dumps(place)), ATTRIBUTE) == b"\x90abcd"
+
+
+# ---- end to end
+
+ROWS = random_tensor((1024, 1024), torch.float32, 1)  # 4 MiB: blocks of 128 KiB, 32 rows each
+WIDE = random_tensor((4, 1024 * 1024), torch.float32, 3)
+SAFE: dict[str, Any] = {"serialization_format": SerializationFormat.SAFETENSORS}
+
+
+class Octets(DefaultSavePlanner):
+    """Objects are stored as bytes of no known form."""
+
+    def transform_object(self, write_item: WriteItem, object: Any) -> Any:  # noqa: A002  # torch's name
+        return io.BytesIO(object) if write_item.type is WriteItemType.BYTE_IO else object
+
+
+class OctetsBack(DefaultLoadPlanner):
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        self.original_state_dict[read_item.dest_index.fqn] = value.getvalue()
+
+
+@dataclass
+class Way:
+    """What is saved, what is wanted of it, and into which target.
+
+    Attributes:
+        value: what is saved.
+        save: arguments of the save.
+        start: of the slice that is wanted; None: all.
+        wanted: the slice.
+        target: makes what is filled.
+    """
+
+    value: Any
+    save: dict[str, Any]
+    start: tuple[int, ...] | None = None
+    wanted: Any = None
+    target: Callable[[Any], Any] = emptied
+    load_planner: type[DefaultLoadPlanner] | None = None
+
+    def load(self, place: Place) -> Any:
+        planner = Slices({"w": self.start}) if self.start is not None else None
+        if self.load_planner is not None:
+            planner = self.load_planner()  # type: ignore[assignment]
+        reader = place.reader()
+        reader.transforms.extension_registry = ExtensionRegistry()
+        reader.transforms.extension_registry.register(Doubled)
+        return load({"w": self.target(self.expected)}, reader, planner=planner)["w"]
+
+    @property
+    def expected(self) -> Any:
+        return self.value if self.wanted is None else self.wanted
+
+
+def as_double(value: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(value.shape, dtype=torch.float64)
+
+
+def scattered(value: torch.Tensor) -> torch.Tensor:
+    return torch.zeros((*value.shape, 2), dtype=value.dtype)[..., 0]
+
+
+NUMBERS = torch.arange(1024.0 * 1024).reshape(1024, 1024)  # survives casts
+WAYS = {
+    "direct": Way(ROWS, {}),
+    "direct transposed": Way(ROWS.t(), {}),
+    "staged": Way(ROWS, {}, target=scattered),
+    "cast": Way(NUMBERS, {}, target=as_double),
+    "together": Way(ROWS[:4].clone(), {}),
+    "together slice": Way(ROWS[:4].clone(), {}, (1, 5), ROWS[1:3, 5:9]),
+    "rows": Way(ROWS, {}, (32, 0), ROWS[32:96]),
+    "rows staged": Way(ROWS, {}, (32, 0), ROWS[32:96], target=scattered),
+    "rows cast": Way(NUMBERS, {}, (32, 0), NUMBERS[32:96], target=as_double),
+    "columns": Way(ROWS, {}, (0, 512), ROWS[:, 512:].clone()),
+    "columns apart": Way(WIDE, {}, (0, 512 * 1024), WIDE[:, 512 * 1024 :].clone()),
+    "buffered": Way(random_tensor((300, 400), torch.complex64, 1).conj(), {}),
+    "object": Way({"a": list(range(2000))}, {}),
+    "object of no known form": Way(bytes(range(256)) * 40, {"planner": Octets()}, load_planner=OctetsBack),
+    "extension": Way(ROWS[:100].clone(), {"_extensions": [Doubled()]}),
+    "extension object": Way("text" * 1000, {"_extensions": [Doubled()]}),
+    "safetensors": Way(ROWS, SAFE),
+    "safetensors small": Way(ROWS[:2].clone(), SAFE),
+    "safetensors rows": Way(ROWS, SAFE, (64, 0), ROWS[64:128]),
+    "safetensors columns": Way(ROWS, SAFE, (0, 0), ROWS[:, :100].clone()),
+    "safetensors cast": Way(NUMBERS, SAFE, target=as_double),
+}
+
+
+def same(left: Any, right: Any) -> bool:
+    if isinstance(left, torch.Tensor) and left.dtype != right.dtype:
+        return torch.equal(left, right.to(left.dtype))
+    return same_bits(left, right)
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> Way:
+    return WAYS[request.param]
+
+
+def place_of(local: Place) -> tuple[int, int]:
+    """Where the object has the bytes of the one item."""
+    (place,) = (local.reader().read_metadata().storage_data or {}).values()
+    return place.offset, place.length
+
+
+def wanted_byte(way: Way, stored: bytes) -> int:
+    """The position of an element in the middle of what is wanted; of what is not to be found, the very middle."""
+    if isinstance(way.value, torch.Tensor) and way.value.is_contiguous() and not way.value.is_conj():
+        start = way.start or (0, 0)
+        at = [first + size // 2 for first, size in zip(start, way.expected.shape, strict=True)]
+        element = (at[0] * way.value.shape[1] + at[1]) * way.value.itemsize
+        found = stored.find(raw_bytes(way.value)[element : element + 16])
+        return found if found >= 0 else len(stored) // 2
+    return len(stored) // 2
+
+
+def test_bits_flipped_at_rest_are_an_error_that_names_tensor_object_and_bytes(
+    local: Place, local_endpoint: LocalEndpoint, way: Way, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "aiockpt")
+    local.save({"w": way.value}, **way.save)
+    assert same(way.load(local), way.expected)
+    assert not [record for record in caplog.records if record.name == "aiockpt"]
+    key = "ckpt/__0_0.distcp"
+    local_endpoint.flip_bit(local.bucket, key, wanted_byte(way, local.get(key)))
+    with pytest.raises(CheckpointException) as caught:
+        way.load(local)
+    error = failure(caught.value)
+    assert isinstance(error, ChecksumMismatch)
+    assert "'w" in str(error)
+    assert local.uri(key) in str(error)
+    assert f"bytes {place_of(local)[0]}-" in str(error)
+
+
+def test_bits_flipped_on_the_way_are_mended(local: Place, local_endpoint: LocalEndpoint, way: Way) -> None:
+    """In each request of the load in turn, near the beginning and near the end of its answer."""
+    local.save({"w": way.value}, **way.save)
+    local_endpoint.reset_stats()
+    way.load(local)
+    requests = data_gets(local_endpoint)
+    shortest = min(record.body_bytes_out for record in requests)
+    for number in range(min(len(requests), 6)):
+        for at in (3, shortest - 40):
+            local_endpoint.clear_faults()
+            flip = Fault(FaultKind.FLIP_BIT, operation="GetObject", key=".distcp", skip=number, after_bytes=at)
+            local_endpoint.add_fault(flip)
+            assert same(way.load(local), way.expected), (number, at)
+
+
+@pytest.mark.parametrize("form", SerializationFormat)
+def test_proof_costs_no_request_and_hardly_a_byte(
+    local: Place, local_endpoint: LocalEndpoint, form: SerializationFormat
+) -> None:
+    state = {"w": random_tensor((1000, 1001), torch.float32, 1)}
+    local.save(state, serialization_format=form)
+    local_endpoint.reset_stats()
+    part = state["w"][101:731]  # begins and ends within blocks
+    target = {"w": torch.zeros(part.shape)}
+    assert same_bits(local.load(target, planner=Slices({"w": (101, 0)})), {"w": part})
+    with_proof = fetched(local_endpoint), len(data_gets(local_endpoint))
+
+    metadata = local.reader().read_metadata()
+    for place in (metadata.storage_data or {}).values():
+        delattr(place, ATTRIBUTE)
+    local.put("ckpt/.metadata", dump_metadata(metadata))
+    local_endpoint.reset_stats()
+    assert same_bits(local.load(target, planner=Slices({"w": (101, 0)})), {"w": part})
+    without = fetched(local_endpoint), len(data_gets(local_endpoint))
+    assert with_proof[1] == without[1]
+    assert with_proof[0] <= without[0] + 2 * EDGE_FRACTION * part.nbytes
+
+
+@pytest.mark.parametrize("form", SerializationFormat)
+def test_checkpoints_without_proof_load_and_say_so_once(
+    local: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture, form: SerializationFormat
+) -> None:
+    caplog.set_level(logging.INFO, "aiockpt")
+    whole = random_tensor((1000, 1001), torch.float32, 1)
+    state = {"w": whole, "v": torch.ones(300, 300), "n": 7}
+    save(state, dcp.FileSystemWriter(tmp_path, serialization_format=form))
+    local.sync_up(tmp_path, "ckpt")
+    reader = local.reader()
+    for _ in range(2):
+        part = {"w": torch.zeros(100, 1001)}
+        load(part, reader, planner=Slices({"w": (50, 0)}))
+        assert same_bits(part["w"], whole[50:150])
+    (record,) = (record for record in caplog.records if record.name == "aiockpt")
+    assert local.uri("ckpt") in record.getMessage()
+    assert "'w'" in record.getMessage()
+
+
+def test_with_checksums_off_nobody_compares(local: Place, local_endpoint: LocalEndpoint) -> None:
+    local.save({"w": ROWS}, **SAFE)
+    local_endpoint.flip_bit(local.bucket, "ckpt/__0_0.distcp", 10_000)
+    assert not same_bits(local.load({"w": torch.zeros_like(ROWS)}, checksum="off")["w"], ROWS)
+
+
+def test_a_proof_of_another_tensor_is_refused(local: Place) -> None:
+    local.save({"w": ROWS})
+    metadata = local.reader().read_metadata()
+    (place,) = (metadata.storage_data or {}).values()
+    setattr(place, ATTRIBUTE, getattr(place, ATTRIBUTE)[:-4])
+    local.put("ckpt/.metadata", dump_metadata(metadata))
+    with pytest.raises(CheckpointException) as caught:
+        local.load({"w": torch.zeros_like(ROWS)})
+    error = failure(caught.value)
+    assert isinstance(error, MetadataError)
+    assert "'w'" in str(error)
+
+
+def test_many_small_tensors_cost_no_metadata(local: Place) -> None:
+    local.save({f"w{n}": torch.ones(10, 10) for n in range(20)})
+    places = (load_metadata(local.get("ckpt/.metadata"), "x").storage_data or {}).values()
+    assert not any(hasattr(place, ATTRIBUTE) for place in places)

@@ -58,7 +58,7 @@ def answer(status: int, code: str = "", kind: type[ServiceError] = ServiceError)
         (ShortRead("m"), NONE),  # the object is as short as the service says
         (ChecksumMismatch("m"), BODY),
         (ObjectChanged("m"), NONE),
-        (RemoteProtocolError("m"), NONE),
+        (RemoteProtocolError("m"), ALL),
         (LocalProtocolError("m"), NONE),
         (ConfigError("m"), NONE),
         (ClosedError("m"), NONE),

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from aiockpt.errors import (
     ChecksumMismatch,
+    RemoteProtocolError,
     ServiceError,
     Throttled,
     TLSError,
@@ -79,13 +80,13 @@ def is_retryable(error: BaseException, operation: Operation) -> bool:
     A lost connection says nothing about what the service did. Most operations may be done twice; a repeated
     CREATE can leave an upload whose id nobody knows, which costs a sweep and not a checkpoint; a repeated
     COMPLETE is answered with NoSuchUpload after a success, and the caller has to look whether the object is
-    there. Broken protocol, a changed or truncated object, damaged bytes on reading, and a certificate that is
-    not trusted are not repeated.
+    there. An answer that breaks the protocol counts as lost: proxies, and servers that are being restarted, send such.
+    A changed or truncated object, damaged bytes on reading, and a certificate that is not trusted are not repeated.
     """
     match error:
         case TLSError():
             return False
-        case TransportError():
+        case TransportError() | RemoteProtocolError():
             return True
         case ChecksumMismatch():
             return operation in _SENDS_BODY

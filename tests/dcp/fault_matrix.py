@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from aiockpt.testing import Fault, FaultKind
 
@@ -34,35 +35,39 @@ class Row:
     make: Make
 
 
-def some(kind: FaultKind, operation: str = "", **kwargs: object) -> Make:
+def some(kind: FaultKind, operation: str = "", **kwargs: Any) -> Make:
     """Hits about a quarter of the requests, whichever they are."""
     return lambda rng: Fault(
         kind, operation, count=None, probability=0.25, seed=rng.randrange(2**31), **settled(kwargs, rng)
     )
 
 
-def one(kind: FaultKind, operation: str = "", **kwargs: object) -> Make:
+def one(kind: FaultKind, operation: str = "", **kwargs: Any) -> Make:
     """Hits one of the first requests."""
     return lambda rng: Fault(kind, operation, skip=rng.randrange(4), **settled(kwargs, rng))
 
 
-def first(kind: FaultKind, operation: str, **kwargs: object) -> Make:
+def first(kind: FaultKind, operation: str, **kwargs: Any) -> Make:
     return lambda rng: Fault(kind, operation, **settled(kwargs, rng))
 
 
-def every(kind: FaultKind, operation: str = "", **kwargs: object) -> Make:
+def every(kind: FaultKind, operation: str = "", **kwargs: Any) -> Make:
     return lambda rng: Fault(kind, operation, count=None, **settled(kwargs, rng))
 
 
-def settled(kwargs: dict[str, object], rng: random.Random) -> dict[str, object]:
+def settled(kwargs: dict[str, Any], rng: random.Random) -> dict[str, Any]:
     """With a byte somewhere in the body where `after_bytes` is left open."""
     return {name: rng.randrange(1, 200_000) if value is ANYWHERE else value for name, value in kwargs.items()}
 
 
+def flip_in_metadata(rng: random.Random) -> Fault:
+    return Fault(FaultKind.FLIP_BIT, key=".metadata", after_bytes=rng.randrange(500))
+
+
 ANYWHERE = object()
 ERROR = FaultKind.ERROR
-INTERNAL = {"status": 500, "code": "InternalError"}
-DENIED = {"status": 403, "code": "AccessDenied"}
+INTERNAL: dict[str, Any] = {"status": 500, "code": "InternalError"}
+DENIED: dict[str, Any] = {"status": 403, "code": "AccessDenied"}
 
 ROWS = [
     Row("503 SlowDown, a quarter of the requests", UNHARMED, UNHARMED, some(ERROR)),
@@ -95,6 +100,7 @@ ROWS = [
     Row("no answer, one request", UNHARMED, UNHARMED, one(FaultKind.STALL, after_bytes=None)),
     Row("no answer, every request", "TransportTimeout", "TransportTimeout", every(FaultKind.STALL, after_bytes=None)),
     Row("a body that stops, one request", UNHARMED, UNHARMED, one(FaultKind.STALL, after_bytes=ANYWHERE)),
+    Row("a flipped bit in the metadata, once", UNHARMED, UNHARMED, flip_in_metadata),
     Row("a flipped bit in one body", UNHARMED, UNHARMED, one(FaultKind.FLIP_BIT, key=".distcp", after_bytes=ANYWHERE)),
     Row(
         "a flipped bit in every body",

@@ -56,7 +56,7 @@ def answer(status: int, code: str = "", kind: type[ServiceError] = ServiceError)
         (TransportTimeout("m"), ALL),
         (TransportError("m"), ALL),
         (ShortRead("m"), NONE),  # the object is as short as the service says
-        (ChecksumMismatch("m"), BODY),
+        (ChecksumMismatch("m"), BODY | {Operation.GET}),
         (ObjectChanged("m"), NONE),
         (RemoteProtocolError("m"), ALL),
         (LocalProtocolError("m"), NONE),

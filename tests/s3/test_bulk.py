@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from aiockpt.crc import crc32
 from aiockpt.errors import (
     AccessDenied,
     AiockptError,
+    ChecksumMismatch,
     NotFound,
     ObjectChanged,
     PreconditionFailed,
@@ -361,6 +363,20 @@ async def test_any_error_document(body: bytes) -> None:
     with pytest.raises(Throttled) as failure:
         await against(lambda _: answer(body, "503 Busy"), lambda bulk: bulk.get_whole(SOURCE))
     assert failure.value.status == 503
+
+
+@pytest.mark.usefixtures("credentials")
+@pytest.mark.parametrize(
+    ("header", "damaged"), [("", False), ("NhCmhg==", False), ("AAAAAA==", True), ("AAAAAA==-2", False)]
+)
+async def test_a_whole_object_is_compared_with_its_stored_checksum(header: str, damaged: bool) -> None:
+    def respond(request: bytes) -> bytes:
+        assert b"x-amz-checksum-mode: ENABLED" in request
+        return answer(b"hello", f"200 OK\r\nx-amz-checksum-crc32: {header}" if header else "200 OK")
+
+    expectation = pytest.raises(ChecksumMismatch, match=SOURCE.uri) if damaged else nullcontext()
+    with expectation:
+        await against(respond, lambda bulk: bulk.get_whole(SOURCE))
 
 
 @pytest.mark.usefixtures("credentials")

@@ -81,7 +81,8 @@ def is_retryable(error: BaseException, operation: Operation) -> bool:
     CREATE can leave an upload whose id nobody knows, which costs a sweep and not a checkpoint; a repeated
     COMPLETE is answered with NoSuchUpload after a success, and the caller has to look whether the object is
     there. An answer that breaks the protocol counts as lost: proxies, and servers that are being restarted, send such.
-    A changed or truncated object, damaged bytes on reading, and a certificate that is not trusted are not repeated.
+    Damaged bytes are sent or fetched anew. A changed or truncated object is not read again, and a certificate that is
+    not trusted stays so.
     """
     match error:
         case TLSError():
@@ -89,7 +90,7 @@ def is_retryable(error: BaseException, operation: Operation) -> bool:
         case TransportError() | RemoteProtocolError():
             return True
         case ChecksumMismatch():
-            return operation in _SENDS_BODY
+            return operation in _SENDS_BODY or operation is Operation.GET
         case ServiceError():
             return _is_retryable_answer(error, operation)
         case _:

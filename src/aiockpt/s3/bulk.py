@@ -16,7 +16,15 @@ from typing import Protocol
 from urllib.parse import quote
 
 from aiockpt.config import S3ClientConfig
-from aiockpt.errors import ObjectChanged, PreconditionFailed, RemoteProtocolError, ServiceError, ShortRead
+from aiockpt.crc import crc32
+from aiockpt.errors import (
+    ChecksumMismatch,
+    ObjectChanged,
+    PreconditionFailed,
+    RemoteProtocolError,
+    ServiceError,
+    ShortRead,
+)
 from aiockpt.model import ByteRange, ObjectId, ObjectInfo, Replaces
 from aiockpt.s3.address import Address, resolve
 from aiockpt.s3.arguments import condition_headers, request_headers, storage_headers
@@ -28,7 +36,15 @@ from aiockpt.transport.connection import ChooseLanding, Request, Response
 from aiockpt.transport.landing import Landing
 from aiockpt.transport.pool import ConnectionPool
 from aiockpt.wire.http1 import ResponseHead, request_head, retry_after_s
-from aiockpt.wire.s3 import bare_etag, crc32_header, if_match, parse_content_range, parse_error, range_header
+from aiockpt.wire.s3 import (
+    bare_etag,
+    crc32_header,
+    if_match,
+    parse_content_range,
+    parse_crc32_header,
+    parse_error,
+    range_header,
+)
 
 
 @dataclass(slots=True)
@@ -149,8 +165,11 @@ class DirectBulk:
             memory = bytearray(int(head.headers["content-length"]))
             return Landing([memoryview(memory)])
 
-        response = await self._request("GET", source, "", self._read_headers, None, choose)
-        return bytes(memory) or response.body, bare_etag(response.head.headers.get("etag"))
+        asked = {"x-amz-checksum-mode": "ENABLED"} if self._checksums else {}
+        response = await self._request("GET", source, "", self._read_headers | asked, None, choose)
+        data = bytes(memory) or response.body
+        check_whole(response.head, source, data)
+        return data, bare_etag(response.head.headers.get("etag"))
 
     async def put(self, target: ObjectId, payload: Payload, replaces: Replaces) -> ObjectInfo:  # noqa: D102  # Bulk's
         headers = {**self._write_headers, **self._payload_headers(payload)}
@@ -270,6 +289,17 @@ def range_refusals(source: ObjectId, transfer: RangeTransfer) -> Iterator[None]:
             raise
         message = f"{source.uri} ends before byte {transfer.rest.start}, which was asked for: truncated?"
         raise ShortRead(message, bucket=source.bucket, key=source.key, request_id=exc.request_id) from exc
+
+
+def check_whole(head: ResponseHead, source: ObjectId, data: bytes) -> None:
+    """Compare a whole object with the CRC32 that the service has of it, if the answer tells.
+
+    Raises:
+        ChecksumMismatch: these are other bytes, or fewer.
+    """
+    stored = head.headers.get("x-amz-checksum-crc32")
+    if stored and parse_crc32_header(stored) not in {None, crc32(data)}:
+        raise ChecksumMismatch(f"GET {source.uri}: the {len(data)} bytes that came do not match the object's CRC32")
 
 
 def check_range_answer(head: ResponseHead, source: ObjectId, transfer: RangeTransfer) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from aiockpt.errors import ClosedError, ConnectError, ReadError, TransportError, TransportTimeout
 from aiockpt.model import MiB
-from aiockpt.transport.connection import TLS_WRITE_BYTES, Request
+from aiockpt.transport.connection import Request
+from aiockpt.transport.outlet import TLS_WRITE_BYTES
 from aiockpt.transport.pool import ConnectionPool, Endpoint
 from aiockpt.transport.tls import client_context
 from aiockpt.wire.http1 import ResponseHead

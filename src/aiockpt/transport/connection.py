@@ -1,8 +1,8 @@
 """One HTTP/1.1 connection that lands response bodies in, and sends request bodies from, the caller's memory.
 
 A ``BufferedProtocol`` on uvloop: ``get_buffer`` hands the kernel the destination itself, so a body is written once, by
-``recv``. Request bodies are ``memoryview``s given to ``transport.write``, which uvloop sends without copying them.
-This module knows HTTP framing (from ``wire``), never S3.
+``recv``. Requests leave through an ``outlet``, which sends their bodies from where they are. This module knows HTTP
+framing (from ``wire``), never S3.
 
 Invariants: one exchange at a time; a connection is reusable only after a response that was read to its end and a
 request that was sent to its end; after an exchange has ended, however it ended, no byte is written to or read from
@@ -13,22 +13,19 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from aiockpt.errors import LocalProtocolError, ReadError, RemoteProtocolError, TransportError, WriteError
 from aiockpt.model import KiB, MiB
 from aiockpt.transport.landing import Landing
+from aiockpt.transport.outlet import Outlet, outlet_of
 from aiockpt.wire.http1 import MAX_HEAD_BYTES, ChunkedBody, Framing, ResponseHead, framing, head_end, parse_head
 
 #: Bytes asked for while a head is awaited. What arrives behind the head in the same read is copied to its
 #: destination, so this also bounds that copy: 4 KiB for a body of several MiB.
 HEAD_READ_BYTES = 4 * KiB
-
-#: Bytes given to a TLS transport at once: it encrypts all of them into memory of its own before it sends any. With
-#: whole parts of 8 MiB that was 1 GB for 64 connections.
-TLS_WRITE_BYTES = 256 * KiB
 
 #: Most bytes of a body that no landing was chosen for: errors, and small objects read whole.
 MAX_BUFFERED_BYTES = 16 * MiB
@@ -85,6 +82,7 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._transport: asyncio.Transport | None = None
+        self._outlet: Outlet | None = None
         self._state = _State.IDLE
         self._head_buffer = bytearray(MAX_HEAD_BYTES)
         self._head_view = memoryview(self._head_buffer)
@@ -96,9 +94,7 @@ class Connection(asyncio.BufferedProtocol):
         self._collected: bytearray | None = None
         self._chunked: ChunkedBody | None = None
         self._response: asyncio.Future[Response] | None = None
-        self._drained: asyncio.Event = asyncio.Event()
-        self._drained.set()
-        self._unsent_bytes = 0
+        self._sent_bytes = 0  # that the kernel had taken when progress was last looked for
         self._sending = False
         self._reusable = True
         self.heard = False
@@ -136,8 +132,8 @@ class Connection(asyncio.BufferedProtocol):
             if response.done() and not response.cancelled():
                 response.exception()  # retrieved, also when a cancellation came first
             self._response = self._choose = self._landing = None
-        if self._transport is None or self._transport.get_write_buffer_size():
-            self.abort()  # answered before all was sent: what is still queued is the caller's memory
+        if self._sending or self._outlet is None or self._outlet.holds_memory:
+            self.abort()  # answered before all was sent: what is left of it is the caller's memory
         return answer
 
     def _begin(self, method: str, choose: ChooseLanding) -> None:
@@ -151,44 +147,30 @@ class Connection(asyncio.BufferedProtocol):
         self._state = _State.HEAD
 
     async def _send(self, request: Request, response: asyncio.Future[Response]) -> None:
-        transport = self._transport
-        assert transport is not None
+        assert self._outlet is not None
         self._sending = True
-        transport.write(request.head)
-        for view in self._writes(request.body):
-            if response.done():  # answered before the body was sent: an error, or the connection is gone
-                break
-            transport.write(view)
-            await self._drained.wait()
-        else:
+        if await self._outlet.send([request.head, *request.body], response):
             self._sending = False
-            return
-        self._reusable = False
-
-    def _writes(self, body: Sequence[memoryview]) -> Iterator[memoryview]:
-        """The body as it is given to the transport: whole views, or under TLS, which copies, small ones."""
-        assert self._transport is not None
-        if self._transport.get_extra_info("ssl_object") is None:
-            yield from body
-            return
-        for view in body:
-            for start in range(0, len(view), TLS_WRITE_BYTES):
-                yield view[start : start + TLS_WRITE_BYTES]
+        else:  # answered before all of it was sent: an error, or the connection is gone
+            self._reusable = False
+        self._sent_bytes = self._outlet.sent_bytes
 
     def abort(self) -> None:
         """Close at once; nothing touches the caller's memory afterwards."""
         self._state = _State.CLOSED
         self._reusable = False
+        if self._outlet is not None:
+            self._outlet.close()
         if self._transport is not None:
             self._transport.abort()
 
     def check_stall(self, now: float, limit_s: float) -> bool:
         """Whether an exchange has moved no byte for ``limit_s``. Looks at what the kernel has taken, too."""
-        if self._state in {_State.IDLE, _State.CLOSED} or self._transport is None:
+        if self._state in {_State.IDLE, _State.CLOSED} or self._outlet is None:
             return False
-        unsent = self._transport.get_write_buffer_size()
-        if unsent != self._unsent_bytes:
-            self._unsent_bytes = unsent
+        sent = self._outlet.sent_bytes
+        if sent != self._sent_bytes:
+            self._sent_bytes = sent
             self.last_progress = now
         return now - self.last_progress > limit_s
 
@@ -196,7 +178,6 @@ class Connection(asyncio.BufferedProtocol):
         """End the present exchange with ``error``."""
         if self._response is not None and not self._response.done():
             self._response.set_exception(error)
-        self._drained.set()
         self.abort()
 
     # ---- asyncio.BufferedProtocol
@@ -204,15 +185,17 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
         self._transport = cast("asyncio.Transport", transport)
+        self._outlet = outlet_of(self._loop, self._transport)
 
     def pause_writing(self) -> None:
         """Called by the loop: the transport holds enough."""
-        self._drained.clear()
+        assert self._outlet is not None
+        self._outlet.pause()
 
     def resume_writing(self) -> None:
         """Called by the loop: the transport takes more."""
-        self.last_progress = self._loop.time()
-        self._drained.set()
+        assert self._outlet is not None
+        self._outlet.resume()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  # the loop's signature
         """Called by the loop: where the next bytes go."""
@@ -347,4 +330,3 @@ class Connection(asyncio.BufferedProtocol):
         if self._response is not None and not self._response.done():
             self._response.set_result(Response(self._head, bytes(collected) if collected is not None else b""))
         self._head = self._collected = self._chunked = None
-        self._drained.set()

@@ -35,7 +35,7 @@ def room(arrows: str = "", libraries: str = "", *, pure: bool = False) -> Room:
 
 VALUES = "errors model config"
 DECISIONS = f"{VALUES} crc plan wire archive"
-ENGINE = f"{DECISIONS} transport s3 engine scope bridge blocking"
+ENGINE = f"{DECISIONS} observe transport s3 engine scope bridge blocking"
 LIBRARY = f"{ENGINE} s3reader dcp"
 
 ROOMS = {
@@ -46,12 +46,13 @@ ROOMS = {
     "plan": room("errors model", pure=True),
     "wire": room("errors model", "httptools", pure=True),
     "archive": room("errors model crc", "torch", pure=True),
-    "transport": room(f"{VALUES} wire", "uvloop"),
-    "s3": room(f"{DECISIONS} transport", "aiobotocore aiohttp botocore"),
-    "engine": room(f"{DECISIONS} transport s3", "anyio"),
+    "observe": room("errors model"),
+    "transport": room(f"{VALUES} wire observe", "uvloop"),
+    "s3": room(f"{DECISIONS} observe transport", "aiobotocore aiohttp botocore"),
+    "engine": room(f"{DECISIONS} observe transport s3", "anyio"),
     "scope": room("errors", pure=True),
     "bridge": room("errors scope", "uvloop"),
-    "blocking": room(f"{DECISIONS} transport s3 engine scope bridge"),
+    "blocking": room(f"{DECISIONS} observe transport s3 engine scope bridge"),
     "s3reader": room(f"{VALUES} engine bridge blocking"),
     "dcp": room(f"{ENGINE} s3reader", "torch"),
     "testing": room("errors model wire", "httptools uvloop zlib_ng"),

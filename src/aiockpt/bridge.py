@@ -15,6 +15,7 @@ import atexit
 import concurrent.futures
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from typing import Any, Generic, TypeVar
@@ -183,6 +184,7 @@ class Bridge:
         self._resources: dict[Hashable, _Resource] = {}
         self._calls: set[Call[Any]] = set()  # those that have not ended
         self._forked = False
+        self._cpu_clock: int | None = None
         self._thread = threading.Thread(target=self._run, name="aiockpt-loop", daemon=True)
         self._thread.start()
 
@@ -248,6 +250,13 @@ class Bridge:
             self._thread.join(EXIT_TIMEOUT_S)
 
     @property
+    def cpu_s(self) -> float:
+        """CPU seconds of the loop thread so far; 0 before it runs, and after it has ended."""
+        with suppress(OSError):
+            return time.clock_gettime(self._cpu_clock) if self._cpu_clock is not None else 0.0
+        return 0.0
+
+    @property
     def is_stopping(self) -> bool:
         """Whether the loop thread winds up."""
         return self._stop.is_set()
@@ -294,6 +303,7 @@ class Bridge:
     # ---- on the loop thread
 
     def _run(self) -> None:
+        self._cpu_clock = time.pthread_getcpuclockid(threading.get_ident())
         try:
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 runner.run(self._main())

@@ -20,6 +20,7 @@ from aiockpt.dcp.items import StoredItem
 from aiockpt.dcp.tasks import BufferedItem, Loading, Task, TogetherItems, landable, tensor_at
 from aiockpt.errors import ChecksumMismatch, MetadataError, TargetMismatch
 from aiockpt.model import ObjectId
+from aiockpt.observe.recorder import Recorder
 from dcp.checkpoints import random_tensor, same_bits
 
 SOURCE = ObjectId("bucket", "object")
@@ -49,7 +50,8 @@ class Targets(LoadPlanner):
 
     @property
     def loading(self) -> Loading:
-        return Loading(self, _StorageReaderTransforms(), checksums=True, size_of=lambda _: 1 << 30)
+        recorder = Recorder("load", "s3://bucket/x")
+        return Loading(self, _StorageReaderTransforms(), True, lambda _: 1 << 30, recorder)
 
 
 class Stored:

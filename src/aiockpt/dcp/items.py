@@ -113,6 +113,17 @@ class Catalogue:
             for _, _, read, place in sorted(by_path.pop(path), key=itemgetter(0, 1)):
                 yield self._item(read, place)
 
+    def wanted_nbytes(self, reads: Iterable[ReadItem]) -> int:
+        """Bytes of the elements that read items want, and of the serialized objects; what has no place counts 0."""
+        total = 0
+        for read in reads:
+            tensor = self._tensors.get(read.storage_index.fqn)
+            if isinstance(tensor, TensorStorageMetadata):
+                total += math.prod(read.lengths) * tensor.properties.dtype.itemsize
+            elif (place := self._storage_data.get(read.storage_index)) is not None:
+                total += place.length
+        return total
+
     def _item(self, read: ReadItem, place: _StorageInfo) -> StoredItem:
         source = self._sources.get(place.relative_path)
         if source is None:

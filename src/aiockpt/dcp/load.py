@@ -30,6 +30,7 @@ from aiockpt.dcp.tasks import BufferedItem, Loading, Task, TensorLoad, TogetherI
 from aiockpt.engine.download import Job, Read
 from aiockpt.errors import MetadataError
 from aiockpt.model import ByteRange, GiB, KiB, MiB
+from aiockpt.observe.report import Phase
 
 #: Items below this are fetched together with their neighbours and copied out: a copy of 256 KiB takes some 20 µs, a
 #: separate landing costs about as much in calls.
@@ -61,6 +62,7 @@ class LoadPipeline:
     def __init__(self, download: BlockingDownload, loading: Loading) -> None:
         self._download = download
         self._loading = loading
+        self._recorder = loading.recorder
         self._budget = download.engine.budget
         self._next: deque[Task] = deque()
         self._source: Iterator[Task] = iter(())
@@ -94,6 +96,7 @@ class LoadPipeline:
             self._next.popleft()
             job = Job(task.reads(), task)
             self._in_flight_bytes += job.missing_bytes
+            self._recorder.queue(job.missing_bytes)
             batch.append(job)
         if batch:
             self._download.submit(batch)
@@ -118,7 +121,8 @@ class LoadPipeline:
     def _finish(self, job: Job) -> None:
         task: Task = job.token
         self._in_flight_bytes -= job.total_bytes
-        self._next.extend(task.landed())
+        with self._recorder.phase(Phase.VERIFY):
+            self._next.extend(task.landed())
         self._budget.release(task.staged_bytes)
         self._staged_bytes -= task.staged_bytes
 

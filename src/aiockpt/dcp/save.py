@@ -35,6 +35,8 @@ from aiockpt.dcp.proof import ProofWriter, attach
 from aiockpt.dcp.staging import staged_blocks
 from aiockpt.errors import LocalProtocolError
 from aiockpt.model import NOTHING, KiB, MiB, ObjectId
+from aiockpt.observe.recorder import Recorder
+from aiockpt.observe.report import Phase
 
 #: Tensors below this are copied into staging memory with their frames: copying 256 KiB takes some 20 µs, less than what
 #: three more views cost on their way through the transport.
@@ -78,6 +80,7 @@ class SavePipeline:
         planner: resolves items, on the calling thread.
         transforms: stream extensions; with any, items take the buffered path.
         serialization_format: torch.save archives, or one safetensors file per object.
+        recorder: is told what is written.
     """
 
     def __init__(
@@ -87,12 +90,14 @@ class SavePipeline:
         planner: SavePlanner,
         transforms: _StorageWriterTransforms,
         serialization_format: SerializationFormat,
+        recorder: Recorder,
     ) -> None:
         self._store = store
         self._base = base
         self._planner = planner
         self._transforms = transforms
         self._format = serialization_format
+        self._recorder = recorder
 
     def write(self, files: Iterable[FilePlan]) -> list[WriteResult]:
         """Write all files; returns where each item lies, once every object stands.
@@ -101,11 +106,18 @@ class SavePipeline:
             S3Exception: an object could not be written; whatever was begun has been aborted.
         """
         results: list[WriteResult] = []
+        sized = [(file, file.estimated_nbytes()) for file in files]
+        written_bytes = 0
         with self._store.upload() as upload:
-            for file in files:
-                writer = upload.object(self._base / file.path, NOTHING, total_bytes=file.estimated_nbytes())
-                results += self._write_file(writer, file)
-                writer.close()
+            stats = upload.stats
+            self._recorder.expect(sum(nbytes for _, nbytes in sized), lambda: stats.sent_bytes)
+            for file, nbytes in sized:
+                with self._recorder.phase(Phase.STAGING):
+                    writer = upload.object(self._base / file.path, NOTHING, total_bytes=nbytes)
+                    results += self._write_file(writer, file)
+                    writer.close()
+                written_bytes += writer.tell()
+            self._recorder.expect(written_bytes, lambda: stats.sent_bytes)
         return results
 
     def _write_file(self, writer: ObjectWriter, file: FilePlan) -> list[WriteResult]:

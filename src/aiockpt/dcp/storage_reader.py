@@ -18,9 +18,12 @@ from aiockpt.dcp.file_system import S3FileSystem, object_at
 from aiockpt.dcp.items import Catalogue, StoredItem, no_place_for
 from aiockpt.dcp.load import LoadPipeline
 from aiockpt.dcp.metadata import load_metadata
+from aiockpt.dcp.recording import Recording
 from aiockpt.dcp.tasks import Loading
 from aiockpt.errors import AiockptError, NotFound
 from aiockpt.model import ObjectId
+from aiockpt.observe.recorder import Recorder
+from aiockpt.observe.report import Phase, Progress, Report
 from aiockpt.s3reader.constructor import DCPOptimizedConstructor, S3ReaderConstructor
 from aiockpt.s3reader.protocol import DCPS3ReaderConstructorProtocol, S3ReaderConstructorProtocol
 
@@ -51,6 +54,9 @@ class S3StorageReader(FileSystemReader):
         reader_constructor: None: ``S3ReaderConstructor.dcp_optimized()``.
         allowed_metadata_types: types, beyond DCP's own, that the checkpoint's metadata may hold.
         settings: fields of ``S3ClientConfig``, by name (``endpoint_url`` …).
+
+    Attributes:
+        report: what the last load did; None until one has succeeded.
     """
 
     def __init__(
@@ -74,6 +80,16 @@ class S3StorageReader(FileSystemReader):
         self._metadata: Metadata | None = None
         self._global_error: AiockptError | None = None
         self._said_unproven_of: object = None
+        self._recording = Recording("load")
+
+    @property
+    def report(self) -> Report | None:
+        """What the last load did; None until one has succeeded."""
+        return self._recording.report
+
+    def progress(self) -> Progress | None:
+        """How far the present load is, or the last one was, from any thread; None before the first."""
+        return self._recording.progress()
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:  # noqa: ARG002  # DCP's signature
         """The checkpoint's metadata, or with ``rank=`` that of a rank.
@@ -97,12 +113,15 @@ class S3StorageReader(FileSystemReader):
 
     def _read_metadata(self, rank: int | None) -> Metadata:
         target = ObjectId.parse(os.fspath(self._get_metadata_path(rank)))
+        recorder = self._recording.begin(self._base.uri, rank)
         try:
-            data = self._fs.store.get_small(target)
+            with recorder.working():
+                data = self._fs.store.get_small(target)
         except NotFound as error:
             if error.code == "NoSuchKey":
                 error.args = (f"{error.args[0]}; there is no complete checkpoint at {self.path}",)
             raise
+        recorder.add(len(data))
         metadata = load_metadata(data, target.uri, self._allowed_metadata_types)
         assert metadata.storage_meta is not None
         metadata.storage_meta.load_id = self.load_id
@@ -114,6 +133,7 @@ class S3StorageReader(FileSystemReader):
             raise metadata.error
         super().set_up_storage_reader(metadata, is_coordinator, *args, **kwargs)
         self._metadata = metadata
+        self._recording.current(self._base.uri).rank = kwargs.get("rank") or 0
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
         """Sort the items by place, and tell the reader constructor their ranges if it wants to know.
@@ -135,19 +155,35 @@ class S3StorageReader(FileSystemReader):
         Raises:
             S3Exception, MetadataError, TargetMismatch: see ``load.LoadPipeline``.
         """
-        if not isinstance(self._reader_constructor, DCPOptimizedConstructor):
-            return super().read_data(plan, planner)
-        catalogue = Catalogue(self._base, self._metadata, self.storage_data)
-        store = self._fs.store
-        loading = Loading(
-            planner, self.transforms, store.config.checksum == "crc32", cache(lambda source: store.head(source).size)
-        )
-        with store.download(self._reader_constructor.max_gap_size) as download:
-            LoadPipeline(download, loading).run(catalogue.items(plan.items))
-        self._say_unproven(loading.unproven)
+        recorder = self._recording.current(self._base.uri)
+        with recorder.working(), recorder.phase(Phase.TRANSFER):
+            self._read(plan, planner, recorder)
+        self._recording.finish()
         future: Future[None] = Future()
         future.set_result(None)
         return future
+
+    def _read(self, plan: LoadPlan, planner: LoadPlanner, recorder: Recorder) -> None:
+        catalogue = Catalogue(self._base, self._metadata, self.storage_data)
+        wanted_bytes = catalogue.wanted_nbytes(plan.items)
+        constructor = self._reader_constructor
+        if not isinstance(constructor, DCPOptimizedConstructor):
+            recorder.expect(wanted_bytes, recorder.received_bytes)
+            super().read_data(plan, planner)
+            return
+        store = self._fs.store
+        loading = Loading(
+            planner,
+            self.transforms,
+            store.config.checksum == "crc32",
+            cache(lambda source: store.head(source).size),
+            recorder,
+        )
+        with store.download(constructor.max_gap_size) as download:
+            stats = download.stats
+            recorder.expect(wanted_bytes, lambda: stats.wanted_bytes)
+            LoadPipeline(download, loading).run(catalogue.items(plan.items))
+        self._say_unproven(loading.unproven)
 
     def _say_unproven(self, items: Sequence[StoredItem]) -> None:
         """Once per checkpoint: what could only be checked for its place and form, not for its bytes."""

@@ -26,9 +26,12 @@ from aiockpt.config import S3ClientConfig
 from aiockpt.dcp.commit import Survey, commit, survey
 from aiockpt.dcp.file_system import S3FileSystem, object_at
 from aiockpt.dcp.metadata import dump_metadata
+from aiockpt.dcp.recording import Recording
 from aiockpt.dcp.s3_prefix_strategy import DefaultPrefixStrategy, S3PrefixStrategyBase
 from aiockpt.dcp.save import FilePlan, SavePipeline
 from aiockpt.model import ObjectId
+from aiockpt.observe.recorder import Recorder
+from aiockpt.observe.report import Phase, Progress, Report
 
 _WRITER_SETTINGS = frozenset({
     "_extensions", "cache_staged_state_dict", "overwrite", "per_thread_copy_ahead", "serialization_format",
@@ -63,7 +66,18 @@ class S3StorageWriter(FileSystemWriter):
         self.fs = S3FileSystem(region, s3client_config=s3client_config, **kwargs)  # type: ignore[assignment]
         self.path = self.fs.init_path(path)
         self.prefix_strategy = prefix_strategy or DefaultPrefixStrategy()
+        self._commits = False  # whether ``finish`` will be called here
         self._survey: Call[Survey] | None = None
+        self._recording = Recording("save")
+
+    @property
+    def report(self) -> Report | None:
+        """What the last save did on this rank; None until one has succeeded. The coordinator's includes the commit."""
+        return self._recording.report
+
+    def progress(self) -> Progress | None:
+        """How far the present save is, or the last one was, from any thread; None before the first."""
+        return self._recording.progress()
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
         """Turn to another save, at another path if one is given."""
@@ -73,6 +87,8 @@ class S3StorageWriter(FileSystemWriter):
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         """Begin to look what stands at the path, while DCP plans."""
         super().set_up_storage_writer(is_coordinator, *args, **kwargs)
+        self._commits = is_coordinator or not self.use_collectives
+        self._recording.begin(self._base.uri, self.rank)
         self._survey = self._start_survey(self.prefix_strategy(self.rank or 0))
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
@@ -116,9 +132,15 @@ class S3StorageWriter(FileSystemWriter):
             FilePlan(f"{prefix}{number}{DEFAULT_SUFFIX}", items)
             for number, items in enumerate(self._writable_files(buckets), found.next_number)
         ]
-        pipeline = SavePipeline(self._fs.store, self._base, planner, self.transforms, self.serialization_format)
+        recorder = self._recording.current(self._base.uri)
+        pipeline = SavePipeline(
+            self._fs.store, self._base, planner, self.transforms, self.serialization_format, recorder
+        )
         future: Future[list[WriteResult]] = Future()
-        future.set_result(pipeline.write(files))
+        with recorder.working(), recorder.phase(Phase.TRANSFER):
+            future.set_result(pipeline.write(files))
+        if not self._commits:
+            self._recording.finish()
         return future
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
@@ -126,11 +148,18 @@ class S3StorageWriter(FileSystemWriter):
         metadata.version = CURRENT_DCP_VERSION
         metadata.storage_data = {result.index: result.storage_data for rank in results for result in rank}
         metadata.storage_meta = self.storage_meta()
+        recorder = self._recording.current(self._base.uri)
+        with recorder.working(), recorder.phase(Phase.COMMIT):
+            self._commit(metadata, recorder)
+        self._recording.finish()
+        self._survey = None
+
+    def _commit(self, metadata: Metadata, recorder: Recorder) -> None:
         data = dump_metadata(metadata)
+        recorder.add(len(data))
         paths = {place.relative_path for place in metadata.storage_data.values()}
         found, target, base = self._found(), self._metadata_object, self._base
         self._fs.store.run(lambda engine: commit(engine, found, target, base, data, paths))
-        self._survey = None
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
@@ -151,7 +180,8 @@ class S3StorageWriter(FileSystemWriter):
 
     def _start_survey(self, prefix: str) -> Call[Survey]:
         metadata, data = self._metadata_object, self._base / prefix
-        return self._fs.store.start(lambda engine: survey(engine, metadata, data))
+        with self._recording.current(self._base.uri).working():
+            return self._fs.store.start(lambda engine: survey(engine, metadata, data))
 
     def _found(self, prefix: str | None = None) -> Survey:
         """What the survey found; made now if none is under way, or if it was for another prefix."""

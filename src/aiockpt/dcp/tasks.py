@@ -7,6 +7,8 @@ it may lead to further tasks (a fallback, a second try). Nothing is committed to
 from __future__ import annotations
 
 import io
+import logging
+import math
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,6 +30,9 @@ from aiockpt.dcp.staging import host_memory
 from aiockpt.engine.download import Read
 from aiockpt.errors import AiockptError, ChecksumMismatch, MetadataError, TargetMismatch
 from aiockpt.model import ByteRange, KiB, MiB, ObjectId
+from aiockpt.observe.recorder import Recorder
+
+logger = logging.getLogger("aiockpt")
 
 #: Staged stretches are about this large: long enough to fill a request, short enough that several fit the budget.
 BLOCK_BYTES = 4 * MiB
@@ -46,6 +51,7 @@ class Loading:
         transforms: stream extensions.
         checksums: whether to compare CRC32s.
         size_of: an object's size; asked for before memory is made because of what is stored.
+        recorder: is told what they do.
         unproven: items that were loaded without, as whoever wrote them noted none.
     """
 
@@ -53,6 +59,7 @@ class Loading:
     transforms: _StorageReaderTransforms
     checksums: bool
     size_of: Callable[[ObjectId], int]
+    recorder: Recorder
     unproven: list[StoredItem] = field(default_factory=list)
 
     def has(self, source: ObjectId, end: int, nbytes: int) -> bool:
@@ -297,6 +304,8 @@ class TensorLoad:
                 max_sparse_bytes=BLOCK_BYTES,
             )
         )
+        if not item.is_whole:
+            self._tell_choice(parts)
         self._landing = [part for part in parts if direct and part.dense]
         if self._proof is not None and not item.is_whole:
             self._edges = [_Surround(*self._place(edge)) for edge in self._proof.edges(_runs(parts))]
@@ -304,6 +313,23 @@ class TensorLoad:
         tasks += [_Staged(self, part) for part in parts if not (direct and part.dense)]
         self._missing = len(tasks)
         return tasks
+
+    def _tell_choice(self, parts: Sequence[Stretch]) -> None:
+        """Which ranges a slice is fetched as."""
+        self._loading.recorder.sliced(len(parts))
+        if logger.isEnabledFor(logging.DEBUG):
+            wanted = math.prod(self._item.read.lengths) * self._dtype.itemsize
+            fetched = sum(part.nbytes for part in parts)
+            logger.debug(
+                "%s: a slice %s+%s of %s: %d bytes in %d ranges with %d bytes of gaps",
+                self._item,
+                tuple(self._item.read.storage_offsets),
+                tuple(self._item.read.lengths),
+                self._item.shape,
+                wanted,
+                len(parts),
+                fetched - wanted,
+            )
 
     @property
     def surround_bytes(self) -> int:

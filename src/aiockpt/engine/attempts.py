@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 from aiockpt.engine.clock import Clock
 from aiockpt.errors import AiockptError, Throttled, TransportTimeout
 from aiockpt.model import ObjectId
+from aiockpt.observe.exchange import attempt_number
 from aiockpt.plan.retry import Operation, RetryBudget, RetryPolicy
 
 logger = logging.getLogger("aiockpt")
@@ -72,6 +73,7 @@ class Attempts:
         last_error: AiockptError | None = None
         while True:
             tries += 1
+            attempt_number.set(tries)
             before = progress()
             try:
                 answer = await self._attempt(operation, target, attempt, started)

@@ -18,7 +18,7 @@ from aiockpt.s3.failures import translated
 from aiockpt.transport.pool import Endpoint
 from aiockpt.wire.s3 import encode_key
 
-_STAND_IN_KEY = "aiockpt-stands-in-for-any-key"
+STAND_IN_KEY = "aiockpt-stands-in-for-any-key"
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -58,7 +58,7 @@ class _Made(Exception):  # it carries the request out of botocore
 
 
 def _take(request: Any, **_: Any) -> None:
-    if request.url.partition("?")[0].endswith(f"/{_STAND_IN_KEY}"):
+    if request.url.partition("?")[0].endswith(f"/{STAND_IN_KEY}"):
         raise _Made(request)
 
 
@@ -70,9 +70,9 @@ async def resolve(client: Any, bucket: str) -> Address:
     """
     event = "before-send.s3.GetObject"
     with translated("addressing", ObjectId(bucket, "")):
-        client.meta.events.register(event, _take, unique_id=_STAND_IN_KEY)  # stays: it takes no other request
+        client.meta.events.register(event, _take, unique_id=STAND_IN_KEY)  # stays: it takes no other request
         try:
-            await client.get_object(Bucket=bucket, Key=_STAND_IN_KEY)
+            await client.get_object(Bucket=bucket, Key=STAND_IN_KEY)
         except _Made as made:
             return _address_from(made.request.url, made.request.headers, client.meta.region_name or "us-east-1")
     raise LocalProtocolError(f"botocore addressed bucket {bucket!r} in an unknown way")
@@ -90,7 +90,7 @@ def _address_from(url: str, headers: Mapping[str, Any], region: str) -> Address:
     text = authorization.decode() if isinstance(authorization, bytes) else str(authorization)
     algorithm, signed_region, service = _signing(text)
     parts = urlsplit(url)
-    if parts.hostname is None or not parts.path.endswith(_STAND_IN_KEY):
+    if parts.hostname is None or not parts.path.endswith(STAND_IN_KEY):
         raise LocalProtocolError(f"botocore addressed a bucket in an unknown way: host {parts.hostname!r}")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     default_port = _PORTS[parts.scheme]
@@ -98,7 +98,7 @@ def _address_from(url: str, headers: Mapping[str, Any], region: str) -> Address:
     return Address(
         endpoint=Endpoint(parts.scheme, parts.hostname, port),
         host=host if port == default_port else f"{host}:{port}",
-        prefix=parts.path.removesuffix(_STAND_IN_KEY),
+        prefix=parts.path.removesuffix(STAND_IN_KEY),
         region=signed_region or region,
         service=service or "s3",
         algorithm=algorithm,

@@ -26,6 +26,7 @@ from aiockpt.errors import (
     ShortRead,
 )
 from aiockpt.model import ByteRange, ObjectId, ObjectInfo, Replaces
+from aiockpt.observe.exchange import Exchange
 from aiockpt.s3.address import Address, resolve
 from aiockpt.s3.arguments import condition_headers, request_headers, storage_headers
 from aiockpt.s3.control import ControlPlane
@@ -101,6 +102,21 @@ class Payload:
     crc32: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """A request before it is addressed and signed: its operation by S3's name, what it asks for, what it sends."""
+
+    operation: str
+    method: str
+    target: ObjectId
+    headers: dict[str, str]
+    query: str = ""
+    payload: Payload | None = None
+    span: ByteRange | None = None
+    part: int = 0
+    hedge: bool = False
+
+
 class Bulk(Protocol):
     """The bulk operations on objects."""
 
@@ -151,7 +167,8 @@ class DirectBulk:
             return transfer.landing
 
         with range_refusals(source, transfer):
-            response = await self._request("GET", source, "", headers, None, choose, fresh=transfer.is_hedge)
+            ask = _Ask("GetObject", "GET", source, headers, span=transfer.rest, hedge=transfer.is_hedge)
+            response = await self._request(ask, choose)
         if transfer.landing.remaining:
             raise _nonsense(response, "GET", source, f"HTTP {response.head.status} is no answer to a range request")
 
@@ -166,7 +183,7 @@ class DirectBulk:
             return Landing([memoryview(memory)])
 
         asked = {"x-amz-checksum-mode": "ENABLED"} if self._checksums else {}
-        response = await self._request("GET", source, "", self._read_headers | asked, None, choose)
+        response = await self._request(_Ask("GetObject", "GET", source, self._read_headers | asked), choose)
         data = bytes(memory) or response.body
         check_whole(response.head, source, data)
         return data, bare_etag(response.head.headers.get("etag"))
@@ -174,7 +191,7 @@ class DirectBulk:
     async def put(self, target: ObjectId, payload: Payload, replaces: Replaces) -> ObjectInfo:  # noqa: D102  # Bulk's
         headers = {**self._write_headers, **self._payload_headers(payload)}
         headers |= condition_headers(replaces)
-        response = await self._request("PUT", target, "", headers, payload, _buffered)
+        response = await self._request(_Ask("PutObject", "PUT", target, headers, payload=payload), _buffered)
         return ObjectInfo(payload.nbytes, bare_etag(response.head.headers.get("etag")))
 
     async def upload_part(  # noqa: D102  # Bulk's
@@ -182,7 +199,8 @@ class DirectBulk:
     ) -> str:
         query = f"partNumber={number}&uploadId={quote(upload_id, safe='~')}"
         headers = {**self._read_headers, **self._payload_headers(payload)}
-        response = await self._request("PUT", target, query, headers, payload, _buffered)
+        ask = _Ask("UploadPart", "PUT", target, headers, query, payload, part=number)
+        response = await self._request(ask, _buffered)
         etag = response.head.headers.get("etag")
         if not etag:
             raise _nonsense(response, f"PUT part {number} of", target, "the answer has no ETag")
@@ -194,41 +212,21 @@ class DirectBulk:
             headers["x-amz-checksum-crc32"] = crc32_header(payload.crc32)
         return headers
 
-    async def _request(
-        self,
-        method: str,
-        target: ObjectId,
-        query: str,
-        headers: dict[str, str],
-        payload: Payload | None,
-        choose: ChooseLanding,
-        *,
-        fresh: bool = False,
-    ) -> Response:
+    async def _request(self, ask: _Ask, choose: ChooseLanding) -> Response:
         """One exchange; follows a redirect to another region once."""
-        address = await self.address(target.bucket)
+        address = await self.address(ask.target.bucket)
         try:
-            return await self._exchange(address, method, target, query, headers, payload, choose, fresh=fresh)
+            return await self._exchange(address, ask, choose)
         except WrongRegion as error:
-            region = error.region or await self._control.bucket_region(target.bucket)
+            region = error.region or await self._control.bucket_region(ask.target.bucket)
             if not region or region == address.region:
                 raise
-            address = await self.address(target.bucket, region)
-            return await self._exchange(address, method, target, query, headers, payload, choose, fresh=fresh)
+            address = await self.address(ask.target.bucket, region)
+            return await self._exchange(address, ask, choose)
 
-    async def _exchange(
-        self,
-        address: Address,
-        method: str,
-        target: ObjectId,
-        query: str,
-        headers: dict[str, str],
-        payload: Payload | None,
-        choose: ChooseLanding,
-        *,
-        fresh: bool = False,
-    ) -> Response:
-        path = address.target(target.key, query)
+    async def _exchange(self, address: Address, ask: _Ask, choose: ChooseLanding) -> Response:
+        method, payload = ask.method, ask.payload
+        path = address.target(ask.target.key, ask.query)
         views = payload.views if payload is not None else ()
         heard: dict[str, str] = {}
 
@@ -236,12 +234,15 @@ class DirectBulk:
             heard.update(head.headers)
             return choose(head)
 
-        with answered(heard), self._session.requesting(method, target):
-            signed = signed_headers(await self._session.credentials(), address, method, path, headers)
+        with answered(heard), self._session.requesting(method, ask.target):
+            signed = signed_headers(await self._session.credentials(), address, method, path, ask.headers)
             request = Request(method, request_head(method, path, signed), views)
-            response = await self._pool.request(address.endpoint, request, hear, fresh=fresh)
+            with Exchange(ask.operation, ask.target, ask.span, ask.part, ask.hedge) as exchange:
+                response = await self._pool.request(address.endpoint, request, hear, exchange, fresh=ask.hedge)
+                exchange.status = response.head.status
+                exchange.sent_bytes = payload.nbytes if payload is not None else 0
             if response.head.status >= 300:
-                raise service_error(_failure(response), method, target)
+                raise service_error(_failure(response), method, ask.target)
         return response
 
 

@@ -22,6 +22,7 @@ from aiockpt.errors import ServiceError
 from aiockpt.model import ObjectId
 from aiockpt.plan.retry import needs_new_credentials
 from aiockpt.s3.failures import translated
+from aiockpt.s3.watched import watch
 
 _AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws", ".api.amazonwebservices.com.cn")
 
@@ -123,7 +124,7 @@ class Session:
     async def _enter_client(self, botocore: Any, region: str | None, style: AddressingStyle) -> Any:
         config = self._config
         options: dict[str, Any] = {"signature_version": UNSIGNED} if config.unsigned else {}
-        return await self._exits.enter_async_context(
+        client = await self._exits.enter_async_context(
             botocore.create_client(
                 "s3",
                 region_name=region or botocore.get_config_variable("region") or "us-east-1",
@@ -143,3 +144,5 @@ class Session:
                 ),
             )
         )
+        watch(client)
+        return client

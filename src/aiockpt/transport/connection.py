@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from aiockpt.errors import LocalProtocolError, ReadError, RemoteProtocolError, TransportError, WriteError
 from aiockpt.model import KiB, MiB
+from aiockpt.observe.exchange import clock
 from aiockpt.transport.landing import Landing
 from aiockpt.transport.outlet import Outlet, outlet_of
 from aiockpt.wire.http1 import MAX_HEAD_BYTES, ChunkedBody, Framing, ResponseHead, framing, head_end, parse_head
@@ -29,6 +31,8 @@ HEAD_READ_BYTES = 4 * KiB
 
 #: Most bytes of a body that no landing was chosen for: errors, and small objects read whole.
 MAX_BUFFERED_BYTES = 16 * MiB
+
+_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +78,17 @@ class Connection(asyncio.BufferedProtocol):
     """See the module. Made by ``loop.create_connection``; used by one task at a time.
 
     Attributes:
+        number: of the connection, counting from 1 in this process.
         heard: whether a byte of the present response has arrived.
+        sent_s, heard_s: when, by ``observe.exchange.clock``, the last request had been given to the transport, and the
+            first byte of its response arrived; 0: not (yet).
+        received_bytes: of the last response's body.
         exchanges: how many have been started: 0 on a fresh connection.
         last_progress: loop time when a byte last moved.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.number = next(_numbers)
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._outlet: Outlet | None = None
@@ -91,6 +100,7 @@ class Connection(asyncio.BufferedProtocol):
         self._head: ResponseHead | None = None
         self._choose: ChooseLanding | None = None
         self._landing: Landing | None = None
+        self._landed_before = 0
         self._collected: bytearray | None = None
         self._chunked: ChunkedBody | None = None
         self._response: asyncio.Future[Response] | None = None
@@ -98,6 +108,8 @@ class Connection(asyncio.BufferedProtocol):
         self._sending = False
         self._reusable = True
         self.heard = False
+        self.sent_s = self.heard_s = 0.0
+        self.received_bytes = 0
         self.exchanges = 0
         self.last_progress = loop.time()
 
@@ -131,6 +143,7 @@ class Connection(asyncio.BufferedProtocol):
         finally:
             if response.done() and not response.cancelled():
                 response.exception()  # retrieved, also when a cancellation came first
+            self.received_bytes = self._landing.landed - self._landed_before if self._landing is not None else 0
             self._response = self._choose = self._landing = None
         if self._sending or self._outlet is None or self._outlet.holds_memory:
             self.abort()  # answered before all was sent: what is left of it is the caller's memory
@@ -139,6 +152,7 @@ class Connection(asyncio.BufferedProtocol):
     def _begin(self, method: str, choose: ChooseLanding) -> None:
         self.exchanges += 1
         self.heard = False
+        self.sent_s = self.heard_s = 0.0
         self.last_progress = self._loop.time()
         self._method = method
         self._choose = choose
@@ -151,6 +165,7 @@ class Connection(asyncio.BufferedProtocol):
         self._sending = True
         if await self._outlet.send([request.head, *request.body], response):
             self._sending = False
+            self.sent_s = clock()
         else:  # answered before all of it was sent: an error, or the connection is gone
             self._reusable = False
         self._sent_bytes = self._outlet.sent_bytes
@@ -244,7 +259,9 @@ class Connection(asyncio.BufferedProtocol):
     # ---- receiving
 
     def _received_head_bytes(self, nbytes: int) -> None:
-        self.heard = True
+        if not self.heard:
+            self.heard = True
+            self.heard_s = clock()
         resume = max(0, self._head_length - 3)
         self._head_length += nbytes
         end = head_end(self._head_buffer, self._head_length, resume)
@@ -267,6 +284,7 @@ class Connection(asyncio.BufferedProtocol):
         kind, length = framing(head, self._method)
         assert self._choose is not None
         self._landing = None if kind is Framing.EMPTY else self._choose(head)
+        self._landed_before = self._landing.landed if self._landing is not None else 0
         self._start_body(kind, length, memoryview(rest))
 
     def _start_body(self, kind: Framing, length: int, rest: memoryview) -> None:

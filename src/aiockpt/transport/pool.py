@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from aiockpt.errors import ClosedError, ConnectError, ReadError, TLSError, TransportTimeout, WriteError
+from aiockpt.observe.exchange import Exchange, clock
 from aiockpt.transport.connection import ChooseLanding, Connection, Request, Response
 from aiockpt.transport.tls import TLS_ADVICE, is_lasting
 
@@ -56,23 +57,33 @@ class ConnectionPool:
         self._closed = False
 
     async def request(
-        self, endpoint: Endpoint, request: Request, choose: ChooseLanding, *, fresh: bool = False
+        self,
+        endpoint: Endpoint,
+        request: Request,
+        choose: ChooseLanding,
+        exchange: Exchange | None = None,
+        *,
+        fresh: bool = False,
     ) -> Response:
         """Perform one exchange on a pooled connection, or if it must be ``fresh``, on a new one, looked up anew.
+
+        ``exchange`` is stamped on its way.
 
         Raises:
             ConnectError, ReadError, WriteError, TransportTimeout: the connection could not be made, broke or stalled.
             ClosedError: the pool is closed.
         """
         async with self._slots:
+            if exchange is not None:
+                exchange.granted_s = clock()
             connection = None if fresh else self._take_idle(endpoint)
             if connection is not None:
                 try:
-                    return await self._exchange(endpoint, connection, request, choose)
+                    return await self._exchange(endpoint, connection, request, choose, exchange)
                 except (ReadError, WriteError):
                     if connection.heard:  # the server had begun to answer: a failure like any other
                         raise
-            return await self._exchange(endpoint, await self._connect(endpoint), request, choose)
+            return await self._exchange(endpoint, await self._connect(endpoint), request, choose, exchange)
 
     async def aclose(self) -> None:
         """Close every connection; exchanges under way end with ``ReadError``."""
@@ -104,13 +115,21 @@ class ConnectionPool:
         return None
 
     async def _exchange(
-        self, endpoint: Endpoint, connection: Connection, request: Request, choose: ChooseLanding
+        self,
+        endpoint: Endpoint,
+        connection: Connection,
+        request: Request,
+        choose: ChooseLanding,
+        exchange: Exchange | None,
     ) -> Response:
         self._busy.add(connection)
         self._watch()
+        connected_s = clock()
         try:
             return await connection.exchange(request, choose)
         finally:
+            if exchange is not None:
+                _stamp(exchange, connection, connected_s)
             self._busy.discard(connection)
             if connection.is_open and not self._closed:
                 self._idle[endpoint].append(connection)
@@ -157,3 +176,12 @@ class ConnectionPool:
             connection.fail(TransportTimeout(f"no byte moved for {self._stall_timeout_s:g} s"))
         if self._busy:
             self._watch()
+
+
+def _stamp(exchange: Exchange, connection: Connection, connected_s: float) -> None:
+    """What the connection knows of an exchange; of a second try on a fresh one, the second."""
+    exchange.connection = connection.number
+    exchange.connected_s = connected_s
+    exchange.sent_s = connection.sent_s
+    exchange.first_byte_s = connection.heard_s
+    exchange.received_bytes = connection.received_bytes

@@ -52,7 +52,11 @@ def save(mesh: DeviceMesh, uri: str, options: dict[str, Any]) -> None:
     prefix_strategy = getattr(ours, strategy[0])(**strategy[1]) if strategy else None
     writer = S3StorageWriter("us-east-1", uri, prefix_strategy=prefix_strategy, thread_count=options.get("threads", 1))
     state = sharded(mesh, options.get("dim", 0)) | {"model": model(1).state_dict(), "step": 5}
-    dcp.save(state, storage_writer=writer, use_collectives=options.get("use_collectives", True))
+    collectives = options.get("use_collectives", True)
+    dcp.save(state, storage_writer=writer, use_collectives=collectives)
+    assert writer.report is not None
+    assert writer.report.rank == dist.get_rank()
+    assert ("commit" in writer.report.phases) == (dist.get_rank() == 0 or not collectives)
 
 
 def expect_failure(work: Callable[[], None], name: str) -> None:
@@ -79,6 +83,8 @@ def load(mesh: DeviceMesh, uri: str, options: dict[str, Any]) -> None:
         expect_failure(lambda: dcp.load(state, storage_reader=reader), options["expect"])
         return
     dcp.load(state, storage_reader=reader)
+    assert reader.report is not None
+    assert reader.report.rank == dist.get_rank()
     loaded = {name: whole(value) for name, value in state.items() if name not in {"model", "step"}} | {
         f"model.{name}": whole(value) for name, value in state["model"].items()
     }

@@ -1,0 +1,1 @@
+"""Seeing what happened: exchanges watched, reports of saves and loads, progress, timelines, OpenTelemetry."""

@@ -47,7 +47,7 @@ def test_stock_dcp_reads_what_arrives(local: Place, store: Store, contents: Cont
 
 def open_files() -> set[str]:
     """The files that this process has open, below no folder of the system."""
-    links = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    links = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
     return {link for link in links if link.endswith(".distcp")}
 
 

@@ -225,6 +225,9 @@ def test_the_limit_stays_within_its_bounds(
         assert smallest <= controller.limit <= largest
 
 
-@pytest.mark.parametrize(("gbps", "connections"), [(10.0, 25), (0.1, 4), (100.0, 250), (1.0, 4)])
-def test_start_connections(gbps: float, connections: int) -> None:
-    assert start_connections(gbps) == connections
+@pytest.mark.parametrize(
+    ("gbps", "largest", "connections"),
+    [(10.0, 64, 25), (0.1, 64, 4), (100.0, 300, 250), (100.0, 64, 64), (1.0, 64, 4), (1.0, 2, 2)],
+)
+def test_start_connections(gbps: float, largest: int, connections: int) -> None:
+    assert start_connections(gbps, largest) == connections

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiockpt.model import GiB, KiB, MiB
-from aiockpt.plan.request_size import GRANULE_BYTES, REQUESTS_PER_CONNECTION, request_bytes
+from aiockpt.plan.request_size import GRANULE_BYTES, REQUESTS_PER_CONNECTION, request_bytes, request_bytes_around
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,8 @@ def test_every_connection_gets_several_requests_where_the_bounds_allow(total: in
     if MiB < size < 32 * MiB:
         requests = -(-total // size)
         assert 0.9 * REQUESTS_PER_CONNECTION * connections <= requests <= REQUESTS_PER_CONNECTION * connections
+
+
+def test_around_the_preferred_size() -> None:
+    sizes = [request_bytes_around(total, 4, 8 * MiB) for total in (MiB, 16 * 6 * MiB, 1000 * MiB)]
+    assert sizes == [4 * MiB, 6 * MiB, 16 * MiB]

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from aiockpt.bridge import Bridge, Call
+from aiockpt.engine.budget import ByteBudget
 from aiockpt.engine.download import Download, DownloadStats, Job
 from aiockpt.engine.engine import Engine
 from aiockpt.model import ObjectId
@@ -42,6 +43,11 @@ class BlockingDownload:
     def engine(self) -> Engine:
         """The engine that performs it: for its settings and its byte budget, which are safe to use from here."""
         return self._engine
+
+    @property
+    def budget(self) -> ByteBudget:
+        """The bound of what is staged; safe to use from here."""
+        return self._engine.budget
 
     @property
     def stats(self) -> DownloadStats:

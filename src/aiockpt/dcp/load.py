@@ -18,17 +18,18 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 from torch.distributed.checkpoint.planner import LoadItemType
 
 from aiockpt.archive.safetensors import StoredTensor, data_offset, parse_header
 from aiockpt.archive.surprise import Surprise, require
 from aiockpt.archive.torchload import locate, predict
-from aiockpt.blocking.download import BlockingDownload
 from aiockpt.dcp.items import StoredItem
 from aiockpt.dcp.tasks import BufferedItem, Loading, Task, TensorLoad, TogetherItems, target_of
+from aiockpt.engine.budget import ByteBudget
 from aiockpt.engine.download import Job, Read
-from aiockpt.errors import MetadataError
+from aiockpt.errors import ChecksumMismatch, MetadataError
 from aiockpt.model import ByteRange, GiB, KiB, MiB
 from aiockpt.observe.report import Phase
 
@@ -51,6 +52,24 @@ PROBE_BYTES = 4 * KiB
 HEADER_PROBE_BYTES = 64 * KiB
 
 
+class Downloading(Protocol):
+    """What performs the reads: a ``BlockingDownload``, or what only foresees one."""
+
+    @property
+    def unfinished(self) -> int:
+        """Jobs that were submitted and not yet taken by ``next_done``."""
+
+    @property
+    def budget(self) -> ByteBudget:
+        """The bound of what is staged."""
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Queue jobs; reads that are submitted together are coalesced with one another."""
+
+    def next_done(self) -> Job:
+        """Wait for the next finished job."""
+
+
 class LoadPipeline:
     """Runs the tasks of one load.
 
@@ -59,11 +78,11 @@ class LoadPipeline:
         loading: the planner and what else the tasks share.
     """
 
-    def __init__(self, download: BlockingDownload, loading: Loading) -> None:
+    def __init__(self, download: Downloading, loading: Loading) -> None:
         self._download = download
         self._loading = loading
         self._recorder = loading.recorder
-        self._budget = download.engine.budget
+        self._budget = download.budget
         self._next: deque[Task] = deque()
         self._source: Iterator[Task] = iter(())
         self._in_flight_bytes = 0
@@ -121,8 +140,11 @@ class LoadPipeline:
     def _finish(self, job: Job) -> None:
         task: Task = job.token
         self._in_flight_bytes -= job.total_bytes
-        with self._recorder.phase(Phase.VERIFY):
-            self._next.extend(task.landed())
+        try:
+            with self._recorder.phase(Phase.VERIFY):
+                self._next.extend(task.landed())
+        except (ChecksumMismatch, MetadataError) as error:
+            self._loading.on_damage(task.items, error)
         self._budget.release(task.staged_bytes)
         self._staged_bytes -= task.staged_bytes
 
@@ -206,6 +228,7 @@ class ArchiveProbe(Task):
     """The first bytes of an archive of unknown form: where is its payload?"""
 
     def __init__(self, loading: Loading, item: StoredItem) -> None:
+        self.items = (item,)
         self._loading = loading
         self._item = item
         self._memory = bytearray(min(PROBE_BYTES, item.length))
@@ -227,15 +250,15 @@ class HeaderProbe(Task):
     """The header of a safetensors file: where are its tensors? One that makes no sense is fetched once more."""
 
     def __init__(self, loading: Loading, items: Sequence[StoredItem], nbytes: int, *, second_try: bool = False) -> None:
+        self.items = items
         self._loading = loading
-        self._items = items
         self._second_try = second_try
         self._memory = memoryview(b"")
         self.staged_bytes = nbytes
 
     def reads(self) -> list[Read]:  # noqa: D102  # Task's
         self._memory = memoryview(bytearray(self.staged_bytes))
-        first = self._items[0]
+        first = self.items[0]
         return [Read(first.source, ByteRange(first.offset, first.offset + self.staged_bytes), self._memory)]
 
     def landed(self) -> Iterable[Task]:  # noqa: D102  # Task's
@@ -243,18 +266,18 @@ class HeaderProbe(Task):
             return self._follow()
         except (Surprise, MetadataError) as exc:
             if self._second_try:
-                raise MetadataError(f"{self._items[0]}: neither an archive nor a safetensors file: {exc}") from exc
-            return [HeaderProbe(self._loading, self._items, self.staged_bytes, second_try=True)]
+                raise MetadataError(f"{self.items[0]}: neither an archive nor a safetensors file: {exc}") from exc
+            return [HeaderProbe(self._loading, self.items, self.staged_bytes, second_try=True)]
 
     def _follow(self) -> list[Task]:
         needed = data_offset(bytes(self._memory[:8]))
-        first = self._items[0]
+        first = self.items[0]
         require(self._loading.has(first.source, first.offset + needed, needed), "the header is longer than the object")
         if needed > len(self._memory):
-            return [HeaderProbe(self._loading, self._items, needed, second_try=self._second_try)]
+            return [HeaderProbe(self._loading, self.items, needed, second_try=self._second_try)]
         header = parse_header(bytes(self._memory[:needed]))
         places = {tensor.name: tensor for tensor in header.tensors}
-        return [task for item in self._items for task in self._load(item, places, header.data_offset)]
+        return [task for item in self.items for task in self._load(item, places, header.data_offset)]
 
     def _load(self, item: StoredItem, places: Mapping[str, StoredTensor], data_start: int) -> list[Task]:
         place = places.get(item.read.storage_index.fqn)

@@ -42,6 +42,10 @@ BLOCK_BYTES = 4 * MiB
 MAX_TAIL_BYTES = 64 * KiB
 
 
+def _raise(_: Sequence[StoredItem], error: AiockptError) -> None:
+    raise error
+
+
 @dataclass(frozen=True, slots=True)
 class Loading:
     """What all tasks of one load share.
@@ -53,6 +57,7 @@ class Loading:
         size_of: an object's size; asked for before memory is made because of what is stored.
         recorder: is told what they do.
         unproven: items that were loaded without, as whoever wrote them noted none.
+        on_damage: told of items that cannot be loaded, and why; by default it raises that.
     """
 
     planner: LoadPlanner
@@ -61,6 +66,7 @@ class Loading:
     size_of: Callable[[ObjectId], int]
     recorder: Recorder
     unproven: list[StoredItem] = field(default_factory=list)
+    on_damage: Callable[[Sequence[StoredItem], AiockptError], None] = _raise
 
     def has(self, source: ObjectId, end: int, nbytes: int) -> bool:
         """Whether an object has the ``nbytes`` bytes before ``end``; about a few, which do no harm, nobody asks."""
@@ -68,8 +74,14 @@ class Loading:
 
 
 class Task(ABC):
-    """See the module."""
+    """See the module.
 
+    Attributes:
+        items: what it is about.
+        staged_bytes: memory that it takes beside the targets.
+    """
+
+    items: Sequence[StoredItem]
     staged_bytes: int = 0
 
     @abstractmethod
@@ -125,6 +137,7 @@ class BufferedItem(Task):
     """
 
     def __init__(self, loading: Loading, item: StoredItem, *, second_try: bool = False) -> None:
+        self.items = (item,)
         self._loading = loading
         self._item = item
         self._second_try = second_try
@@ -214,7 +227,7 @@ class TogetherItems(Task):
 
     def __init__(self, loading: Loading, items: Sequence[StoredItem], *, second_try: bool = False) -> None:
         self._loading = loading
-        self._items = items
+        self.items = items
         self._second_try = second_try
         self._start = items[0].offset
         self.staged_bytes = max(item.span.end for item in items) - self._start
@@ -222,11 +235,11 @@ class TogetherItems(Task):
 
     def reads(self) -> list[Read]:  # noqa: D102  # Task's
         self._memory = memoryview(bytearray(self.staged_bytes))
-        return [Read(self._items[0].source, ByteRange(self._start, self._start + self.staged_bytes), self._memory)]
+        return [Read(self.items[0].source, ByteRange(self._start, self._start + self.staged_bytes), self._memory)]
 
     def landed(self) -> Iterable[Task]:  # noqa: D102  # Task's
         again: list[Task] = []
-        for item in self._items:
+        for item in self.items:
             start = item.offset - self._start
             try:
                 self._take(item, self._memory[start : start + item.length])
@@ -263,6 +276,9 @@ class TensorLoad:
         known_form: whether the archive is expected to be of the common form, whose head alone proves a slice.
         second_try: whether this is one, after the CRC did not match.
 
+    Attributes:
+        item: what is stored.
+
     Raises:
         TargetMismatch: see ``target_of``.
         Surprise: the item ends before its elements do, or long after.
@@ -273,7 +289,7 @@ class TensorLoad:
     ) -> None:
         assert item.dtype is not None
         self._loading = loading
-        self._item = item
+        self.item = item
         self._dtype = item.dtype
         self._known_form = known_form
         self._second_try = second_try
@@ -293,7 +309,7 @@ class TensorLoad:
     def tasks(self) -> list[Task]:
         """What to do, to be done in any order."""
         direct = landable(self._target, self._dtype)
-        item = self._item
+        item = self.item
         parts = list(
             stretches(
                 item.shape,
@@ -318,14 +334,14 @@ class TensorLoad:
         """Which ranges a slice is fetched as."""
         self._loading.recorder.sliced(len(parts))
         if logger.isEnabledFor(logging.DEBUG):
-            wanted = math.prod(self._item.read.lengths) * self._dtype.itemsize
+            wanted = math.prod(self.item.read.lengths) * self._dtype.itemsize
             fetched = sum(part.nbytes for part in parts)
             logger.debug(
                 "%s: a slice %s+%s of %s: %d bytes in %d ranges with %d bytes of gaps",
-                self._item,
-                tuple(self._item.read.storage_offsets),
-                tuple(self._item.read.lengths),
-                self._item.shape,
+                self.item,
+                tuple(self.item.read.storage_offsets),
+                tuple(self.item.read.lengths),
+                self.item.shape,
                 wanted,
                 len(parts),
                 fetched - wanted,
@@ -340,13 +356,13 @@ class TensorLoad:
         """Head and tail of the archive, as far as they are needed, edges, and what lands in the target's memory."""
         for surround in (self._head, self._tail, *self._edges):
             if surround.span:
-                yield surround.read(self._item.source)
+                yield surround.read(self.item.source)
         for part in self._landing:
             yield self.read_of(part, self._memory_of(part))
 
     def read_of(self, part: Stretch, into: memoryview) -> Read:
         """A stretch of the payload."""
-        return Read(self._item.source, ByteRange(self._start + part.start, self._start + part.end), into)
+        return Read(self.item.source, ByteRange(self._start + part.start, self._start + part.end), into)
 
     def _place(self, span: ByteRange) -> tuple[int, int]:
         """Where the object has these bytes of the payload."""
@@ -377,21 +393,21 @@ class TensorLoad:
         try:
             recorded = self._prove()
         except StridedPayload as found:
-            if not self._item.is_whole:
-                return (BufferedItem(self._loading, self._item),)
+            if not self.item.is_whole:
+                return (BufferedItem(self._loading, self.item),)
             recorded, stride = found.crc32, found.stride
         except Surprise:
-            return (BufferedItem(self._loading, self._item),)
+            return (BufferedItem(self._loading, self.item),)
         if self._loading.checksums and (error := self._mismatch(recorded)):
             return self._fetch_again(error)
         if stride is not None:
-            return (_Reordered(self._loading, self._item, self._target, stride),)
-        self._loading.planner.commit_tensor(self._item.read, self._target)
+            return (_Reordered(self._loading, self.item, self._target, stride),)
+        self._loading.planner.commit_tensor(self.item.read, self._target)
         return ()
 
     def _prove(self) -> int | None:
         """That the payload is what it was taken for; returns the CRC32 that it must have, if that is known."""
-        item = self._item
+        item = self.item
         if item.is_bare:
             return None
         if not self._tail.span and is_common_head(self._head.memory, self._dtype, item.shape):
@@ -414,7 +430,7 @@ class TensorLoad:
         for edge in self._edges:
             self._check.note(edge.span.start - self._start, edge.memory)
         if recorded is None and self._proof is None:
-            self._loading.unproven.append(self._item)
+            self._loading.unproven.append(self.item)
         if recorded is not None and self._check.crc32() == recorded:
             return None
         if damaged := self._check.damaged():
@@ -424,8 +440,8 @@ class TensorLoad:
     def _fetch_again(self, error: ChecksumMismatch) -> Iterable[Task]:
         """Bytes that do not match their CRC32: damaged on the way, or at rest. A second try tells."""
         if self._second_try:
-            raise lasting(self._item, error)
-        return TensorLoad(self._loading, self._item, self._start, known_form=self._known_form, second_try=True).tasks()
+            raise lasting(self.item, error)
+        return TensorLoad(self._loading, self.item, self._start, known_form=self._known_form, second_try=True).tasks()
 
 
 def _runs(parts: Iterable[Stretch]) -> list[ByteRange]:
@@ -445,6 +461,7 @@ class _Reordered(Task):
     def __init__(
         self, loading: Loading, item: StoredItem, target: torch.Tensor, stored_stride: tuple[int, ...]
     ) -> None:
+        self.items = (item,)
         self._loading = loading
         self._item = item
         self._target = target
@@ -480,6 +497,7 @@ class _Direct(Task):
     """An archive's frame, and the stretches that land in the target itself."""
 
     def __init__(self, load: TensorLoad) -> None:
+        self.items = (load.item,)
         self._load = load
         self.staged_bytes = load.surround_bytes
 
@@ -494,6 +512,7 @@ class _Staged(Task):
     """A stretch that goes through staging memory."""
 
     def __init__(self, load: TensorLoad, part: Stretch) -> None:
+        self.items = (load.item,)
         self._load = load
         self._part = part
         self._memory: torch.Tensor | None = None

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -98,11 +98,32 @@ class DownloadStats:
 
 
 @dataclass(frozen=True, slots=True)
-class _Request:
+class Request:
+    """A range request: what it fetches of an object, and the jobs and reads that its pieces are of, by their index."""
+
     source: ObjectId
     fetch: Fetch
-    jobs: Sequence[Job]  # indexed as the reads that were coalesced
+    jobs: Sequence[Job]
     reads: Sequence[Read]
+
+
+def plan_requests(jobs: Sequence[Job], *, max_gap_bytes: int, max_request_bytes: int) -> Iterator[Request]:
+    """The requests that bring what jobs read, coalesced with one another. Pure."""
+    by_object: defaultdict[ObjectId, list[tuple[Job, Read]]] = defaultdict(list)
+    for job in jobs:
+        for read in job.reads:
+            by_object[read.source].append((job, read))
+    for source, pairs in by_object.items():
+        owners = [job for job, _ in pairs]
+        reads = [read for _, read in pairs]
+        fetches = coalesce(
+            [read.span for read in reads],
+            max_gap_bytes=max_gap_bytes,
+            max_request_bytes=max_request_bytes,
+            alone_bytes=ALONE_BYTES,
+        )
+        for fetch in fetches:
+            yield Request(source, fetch, owners, reads)
 
 
 class Download:
@@ -118,7 +139,7 @@ class Download:
         self._engine = engine
         self._max_gap_bytes = int(min(engine.config.max_gap_bytes, max_gap_bytes))
         self._on_done = on_done
-        self._crew: Crew[_Request] = Crew(lambda: engine.get_control.limit, self._perform)
+        self._crew: Crew[Request] = Crew(lambda: engine.get_control.limit, self._perform)
         self._pins: defaultdict[ObjectId, Pin] = defaultdict(Pin)
         self.stats = DownloadStats()
 
@@ -132,17 +153,12 @@ class Download:
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Queue jobs; reads of one call are coalesced with one another."""
-        by_object: defaultdict[ObjectId, list[tuple[Job, Read]]] = defaultdict(list)
-        total = 0
         for job in jobs:
-            total += job.missing_bytes
             if not job.missing_bytes:
                 self._on_done(job)
-            for read in job.reads:
-                by_object[read.source].append((job, read))
-        size = self._engine.request_bytes(total)
-        for source, pairs in by_object.items():
-            self._put(source, pairs, size)
+        size = self._engine.request_bytes(sum(job.missing_bytes for job in jobs))
+        for request in plan_requests(jobs, max_gap_bytes=self._max_gap_bytes, max_request_bytes=size):
+            self._crew.put(request)
 
     def pin(self, source: ObjectId, etag: str) -> None:
         """Read ``source`` only as it was when it had this ETag; by default it is that of the first answer."""
@@ -161,19 +177,7 @@ class Download:
         """No more jobs will be submitted."""
         self._crew.finish()
 
-    def _put(self, source: ObjectId, pairs: Sequence[tuple[Job, Read]], max_request_bytes: int) -> None:
-        jobs = [job for job, _ in pairs]
-        reads = [read for _, read in pairs]
-        fetches = coalesce(
-            [read.span for read in reads],
-            max_gap_bytes=self._max_gap_bytes,
-            max_request_bytes=max_request_bytes,
-            alone_bytes=ALONE_BYTES,
-        )
-        for fetch in fetches:
-            self._crew.put(_Request(source, fetch, jobs, reads))
-
-    async def _perform(self, request: _Request) -> None:
+    async def _perform(self, request: Request) -> None:
         source, fetch = request.source, request.fetch
         landing = Landing(list(self._destinations(request)))
         transfer = RangeTransfer(ByteRange(fetch.start, fetch.end), landing, self._pins[source])
@@ -191,7 +195,7 @@ class Download:
         for piece in fetch.pieces:
             self._landed(request.jobs[piece.read], piece.length)
 
-    def _destinations(self, request: _Request) -> Iterable[memoryview]:
+    def _destinations(self, request: Request) -> Iterable[memoryview]:
         """The memory of a request's pieces in object order, with throwaway memory for the gaps between them."""
         position = request.fetch.start
         for piece in request.fetch.pieces:

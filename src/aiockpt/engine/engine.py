@@ -31,7 +31,7 @@ from aiockpt.errors import AccessDenied, AiockptError, NotFound, Throttled
 from aiockpt.model import ANYTHING, ByteRange, GiB, ObjectId, ObjectInfo, Replaces
 from aiockpt.plan.concurrency import ConcurrencyController, start_connections
 from aiockpt.plan.parts import check_part_size, copy_parts, part_bytes, part_bytes_at
-from aiockpt.plan.request_size import request_bytes
+from aiockpt.plan.request_size import request_bytes_around
 from aiockpt.plan.retry import Backoff, Operation, RetryBudget, RetryPolicy
 from aiockpt.s3.client import S3Client
 from aiockpt.s3.control import ListedObject, ListedPart, PendingUpload, UploadedPart
@@ -301,12 +301,7 @@ class Engine:
 
     def request_bytes(self, total_bytes: int) -> int:
         """How large the range requests for ``total_bytes`` should be."""
-        return request_bytes(
-            total_bytes,
-            self.get_control.limit,
-            smallest=self.config.part_size // 2,
-            largest=self.config.part_size * 2,
-        )
+        return request_bytes_around(total_bytes, self.get_control.limit, self.config.part_size)
 
     def scrap(self, nbytes: int) -> memoryview:
         """Memory for bytes that nobody wants; shared, written to by anyone, never read."""
@@ -321,8 +316,8 @@ class Engine:
 
     def _new_control(self) -> ConcurrencyController:
         largest = self.config.max_connections
-        start = start_connections(self.config.throughput_target_gbps)
-        return ConcurrencyController(smallest=1, largest=largest, start=min(start, largest))
+        start = start_connections(self.config.throughput_target_gbps, largest)
+        return ConcurrencyController(smallest=1, largest=largest, start=start)
 
     def _on_throttle(self, operation: Operation) -> None:
         control = self.put_control if operation in {Operation.PUT, Operation.UPLOAD_PART} else self.get_control

@@ -45,13 +45,13 @@ class _Phase(enum.Enum):
     HOLDING = enum.auto()  # it stays for some windows
 
 
-def start_connections(target_gbps: float) -> int:
-    """How many requests at once to begin with, for a link that should carry ``target_gbps`` gigabits a second.
+def start_connections(target_gbps: float, largest: int) -> int:
+    """How many requests at once to begin with, for a link of ``target_gbps`` gigabits a second; at most ``largest``.
 
     One connection to S3 carries 85-90 MB/s ("Performance design patterns for Amazon S3", AWS documentation), and some
     50 MB/s once the first-byte latency of 8 MiB requests is counted in. Fewer than four are not worth it anywhere.
     """
-    return max(4, math.ceil(target_gbps * 125e6 / 50e6))
+    return min(largest, max(4, math.ceil(target_gbps * 125e6 / 50e6)))
 
 
 class ConcurrencyController:

@@ -27,3 +27,8 @@ def request_bytes(total_bytes: int, connections: int, *, smallest: int, largest:
     """
     even = -(-total_bytes // (connections * REQUESTS_PER_CONNECTION))
     return min(largest, max(smallest, -(-even // GRANULE_BYTES) * GRANULE_BYTES))
+
+
+def request_bytes_around(total_bytes: int, connections: int, part_size: int) -> int:
+    """Likewise, around the size of parts that is preferred: from half of it to twice as much."""
+    return request_bytes(total_bytes, connections, smallest=part_size // 2, largest=part_size * 2)

@@ -9,6 +9,7 @@ exceptions across ranks), and no message here ever holds a credential, a signed 
     ├ WrongThreadError (RuntimeError)   a blocking call from the thread that would have to serve it
     ├ MetadataError                     a checkpoint's .metadata that is refused or makes no sense
     ├ TargetMismatch (ValueError)       the tensor to fill does not fit what is stored
+    ├ RankFailed                        another rank of the same save or load failed
     ├ ProtocolError
     │   ├ LocalProtocolError            a bug of ours
     │   └ RemoteProtocolError           the server broke HTTP or S3 (also S3Exception)
@@ -87,6 +88,10 @@ class MetadataError(AiockptError):
 
 class TargetMismatch(AiockptError, ValueError):
     """The tensor to be filled does not fit the stored one."""
+
+
+class RankFailed(AiockptError):
+    """Another rank of the same save or load failed, so this one stopped; the message says which, and of what."""
 
 
 class ProtocolError(AiockptError):

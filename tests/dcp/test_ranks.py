@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from aiockpt.testing import Fault, FaultKind, LocalEndpoint
 from dcp.checkpoints import Place
 from dcp.workers import shards
 from servers.process import free_port
@@ -65,6 +66,20 @@ def test_rank_local_metadata(local: Place) -> None:
 
 def test_every_rank_hears_what_failed(local: Place) -> None:
     launch(local, 2, "load", expect="NotFound")
+
+
+@pytest.mark.parametrize(("direction", "operation"), [("save", "PutObject"), ("load", "GetObject")])
+def test_who_fails_is_not_waited_for(
+    direction: str, operation: str, local: Place, local_endpoint: LocalEndpoint
+) -> None:
+    if direction == "load":
+        launch(local, 2, "save part")
+    local_endpoint.add_fault(Fault(FaultKind.STALL, operation, key="__0_0", count=None, after_bytes=1000))
+    denied = Fault(FaultKind.ERROR, operation, key="__1_0", count=None, status=403, code="AccessDenied")
+    local_endpoint.add_fault(denied)
+    launch(local, 2, "fail together", direction=direction)
+    if direction == "save":
+        assert local.keys() == []
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,7 @@ from aiockpt.dcp.file_system import S3FileSystem, object_at
 from aiockpt.dcp.items import Catalogue, StoredItem, no_place_for
 from aiockpt.dcp.load import LoadPipeline
 from aiockpt.dcp.metadata import load_metadata
+from aiockpt.dcp.peers import failing_together, shared_fates
 from aiockpt.dcp.recording import Recording
 from aiockpt.dcp.tasks import Loading
 from aiockpt.errors import AiockptError, NotFound
@@ -149,14 +151,22 @@ class S3StorageReader(FileSystemReader):
             self._reader_constructor.set_item_ranges_by_file(plan.items, self.storage_data, self.path)
         return plan
 
+    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
+        """Give the ranks a fate to share."""
+        return [
+            dataclasses.replace(plan, storage_data=fate)
+            for plan, fate in zip(plans, shared_fates(len(plans)), strict=True)
+        ]
+
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """Load the plan's items; the future that is returned is done.
 
         Raises:
             S3Exception, MetadataError, TargetMismatch: see ``load.LoadPipeline``.
+            RankFailed: another rank could not read its own items.
         """
         recorder = self._recording.current(self._base.uri)
-        with recorder.working(), recorder.phase(Phase.TRANSFER):
+        with recorder.working(), recorder.phase(Phase.TRANSFER), failing_together(plan.storage_data):
             self._read(plan, planner, recorder)
         self._recording.finish()
         future: Future[None] = Future()

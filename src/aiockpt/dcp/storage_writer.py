@@ -6,6 +6,7 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from torch.distributed.checkpoint.filesystem import (
@@ -26,6 +27,7 @@ from aiockpt.config import S3ClientConfig
 from aiockpt.dcp.commit import Survey, commit, survey
 from aiockpt.dcp.file_system import S3FileSystem, object_at
 from aiockpt.dcp.metadata import dump_metadata
+from aiockpt.dcp.peers import Fate, failing_together, shared_fates
 from aiockpt.dcp.recording import Recording
 from aiockpt.dcp.s3_prefix_strategy import DefaultPrefixStrategy, S3PrefixStrategyBase
 from aiockpt.dcp.save import FilePlan, SavePipeline
@@ -37,6 +39,13 @@ _WRITER_SETTINGS = frozenset({
     "_extensions", "cache_staged_state_dict", "overwrite", "per_thread_copy_ahead", "serialization_format",
     "single_file_per_rank", "sync_files",
 })  # fmt: skip
+
+
+@dataclass
+class _Share(_StoragePrefix):
+    """What a rank's plan says of the storage: the names of its objects, and what it shares with the other ranks."""
+
+    fate: Fate | None
 
 
 class S3StorageWriter(FileSystemWriter):
@@ -110,9 +119,10 @@ class S3StorageWriter(FileSystemWriter):
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """Have the prefix strategy name each rank's objects."""
+        """Have the prefix strategy name each rank's objects, and give the ranks a fate to share."""
         return [
-            plan if plan.storage_data is not None else self._with_prefix(plan, rank) for rank, plan in enumerate(plans)
+            plan if plan.storage_data is not None else self._with_prefix(plan, rank, fate)
+            for rank, (plan, fate) in enumerate(zip(plans, shared_fates(len(plans)), strict=True))
         ]
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
@@ -120,8 +130,16 @@ class S3StorageWriter(FileSystemWriter):
 
         Raises:
             S3Exception: an object could not be written; whatever was begun has been aborted.
+            RankFailed: another rank could not write its own.
         """
-        prefix = cast("_StoragePrefix", plan.storage_data).prefix
+        share = cast("_StoragePrefix", plan.storage_data)
+        with failing_together(share.fate if isinstance(share, _Share) else None):
+            results = self._write(plan, planner, share.prefix)
+        future: Future[list[WriteResult]] = Future()
+        future.set_result(results)
+        return future
+
+    def _write(self, plan: SavePlan, planner: SavePlanner, prefix: str) -> list[WriteResult]:
         found = self._found(prefix)
         buckets = (
             _split_by_size_and_type(self.thread_count, plan.items)
@@ -136,12 +154,11 @@ class S3StorageWriter(FileSystemWriter):
         pipeline = SavePipeline(
             self._fs.store, self._base, planner, self.transforms, self.serialization_format, recorder
         )
-        future: Future[list[WriteResult]] = Future()
         with recorder.working(), recorder.phase(Phase.TRANSFER):
-            future.set_result(pipeline.write(files))
+            results = pipeline.write(files)
         if not self._commits:
             self._recording.finish()
-        return future
+        return results
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Commit: write ``.metadata``, in one request, after all data."""
@@ -197,8 +214,8 @@ class S3StorageWriter(FileSystemWriter):
     def _base(self) -> ObjectId:
         return object_at(self.path)
 
-    def _with_prefix(self, plan: SavePlan, rank: int) -> SavePlan:
-        return dataclasses.replace(plan, storage_data=_StoragePrefix(self.prefix_strategy(rank)))
+    def _with_prefix(self, plan: SavePlan, rank: int, fate: Fate | None = None) -> SavePlan:
+        return dataclasses.replace(plan, storage_data=_Share(self.prefix_strategy(rank), fate))
 
     def _writable_files(self, buckets: Sequence[list[WriteItem]]) -> Iterator[list[WriteItem]]:
         """The files' items; a safetensors file holds a name once: further chunks of a tensor get files of their own."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import traceback
 import warnings
@@ -94,6 +95,35 @@ def load(mesh: DeviceMesh, uri: str, options: dict[str, Any]) -> None:
     assert state["step"] == 5
 
 
+def part(mesh: DeviceMesh) -> dict[str, Any]:
+    """One tensor, of which every rank writes and reads its own object only."""
+    return {"wide": distribute_tensor(tensor("wide"), mesh, [Shard(1)])}
+
+
+def fail_together(mesh: DeviceMesh, uri: str, options: dict[str, Any]) -> None:
+    """A save or load whose rank 1 is refused while rank 0 gets no answer: no rank waits for that."""
+    settings: dict[str, Any] = {"stall_timeout_s": 1000.0}
+    work: Callable[[], None]
+    if options["direction"] == "save":
+        writer = S3StorageWriter("us-east-1", uri, **settings)
+        work = functools.partial(dcp.save, part(mesh), storage_writer=writer)
+    else:
+        work = functools.partial(dcp.load, part(mesh), storage_reader=S3StorageReader("us-east-1", uri, **settings))
+    try:
+        work()
+    except dcp.api.CheckpointException as error:
+        failures = {rank: wrapped[0] for rank, wrapped in error.failures.items()}
+    assert {rank: type(failure).__name__ for rank, failure in failures.items()} == {0: "RankFailed", 1: "AccessDenied"}
+    assert all(word in str(failures[0]) for word in ("rank 1", "AccessDenied", "__1_0.distcp")), failures[0]
+
+
+def save_part(mesh: DeviceMesh, uri: str, _: dict[str, Any]) -> None:
+    dcp.save(part(mesh), storage_writer=S3StorageWriter("us-east-1", uri))
+
+
+VERBS = {"save": save, "load": load, "save part": save_part, "fail together": fail_together}
+
+
 def run_rank(environ: dict[str, str], verb: str, uri: str, options: dict[str, Any], outcome: Connection) -> None:
     """A rank's process: do it, and send what went wrong, ``""`` if nothing did."""
     try:
@@ -102,7 +132,7 @@ def run_rank(environ: dict[str, str], verb: str, uri: str, options: dict[str, An
         warnings.simplefilter("ignore")
         dist.init_process_group("gloo")
         mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-        {"save": save, "load": load}[verb](mesh, uri, options)
+        VERBS[verb](mesh, uri, options)
         dist.destroy_process_group()
         outcome.send("")
     except BaseException:  # noqa: BLE001  # whatever it was, the test shows it

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from typing import Any
 
 import pytest
 
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
 from dcp.checkpoints import Place
+from dcp.forks import FORKS
 from dcp.workers import shards
 from servers.process import free_port
-
-#: Forks ranks from a process that has imported torch once and has no threads: 20 ms a rank instead of some seconds.
-RANKS = multiprocessing.get_context("forkserver")
-RANKS.set_forkserver_preload(["aiockpt.dcp", "torch.distributed.fsdp", "torch.distributed.tensor"])
 
 TIMEOUT_S = 60
 
@@ -29,9 +25,9 @@ def launch(place: Place, ranks: int, verb: str, name: str = "ckpt", **options: A
     }
     outcomes, processes = [], []
     for rank in range(ranks):
-        receiver, sender = RANKS.Pipe(duplex=False)
+        receiver, sender = FORKS.Pipe(duplex=False)
         arguments = (shared | {"RANK": str(rank)}, verb, place.uri(name), options, sender)
-        process = RANKS.Process(target=shards.run_rank, args=arguments)
+        process = FORKS.Process(target=shards.run_rank, args=arguments)
         process.start()
         sender.close()
         outcomes.append(receiver)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aiockpt.config import EXTRA_ARGS, S3ClientConfig, has_custom_endpoint, proxy_for
+from aiockpt.config import EXTRA_ARGS, S3ClientConfig, has_custom_endpoint, proxy_for, trace_path
 from aiockpt.errors import ConfigError
 from aiockpt.model import MiB
 
@@ -138,3 +138,9 @@ def test_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     assert proxy_for("http", "bucket.s3.amazonaws.com") is None
     assert proxy_for("https", "localhost") is None
     assert proxy_for("https", "s3.internal") is None
+
+
+def test_a_trace_is_asked_for_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert trace_path() == ""
+    monkeypatch.setenv("AIOCKPT_TRACE", "/tmp/trace.json")
+    assert trace_path() == "/tmp/trace.json"

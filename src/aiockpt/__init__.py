@@ -7,6 +7,7 @@ import it.
 from __future__ import annotations
 
 import importlib
+import logging
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,15 @@ if TYPE_CHECKING:
     from aiockpt.config import S3ClientConfig
     from aiockpt.engine.engine import Engine
     from aiockpt.errors import AiockptError, S3Exception
+    from aiockpt.observe.report import Progress, Report
+    from aiockpt.observe.trace import trace
     from aiockpt.s3reader import S3Reader, S3ReaderConstructor
 
 __all__ = [
     "AiockptError",
     "Engine",
+    "Progress",
+    "Report",
     "S3Checkpoint",
     "S3ClientConfig",
     "S3Exception",
@@ -28,19 +33,25 @@ __all__ = [
     "S3ReaderConstructor",
     "S3Writer",
     "__version__",
+    "trace",
 ]
 
 __version__ = version("aiockpt")
 
+logging.getLogger("aiockpt").addHandler(logging.NullHandler())  # quiet unless the program says otherwise
+
 _HOMES = {
     "AiockptError": "aiockpt.errors",
     "Engine": "aiockpt.engine.engine",
+    "Progress": "aiockpt.observe.report",
+    "Report": "aiockpt.observe.report",
     "S3Checkpoint": "aiockpt.checkpoint",
     "S3ClientConfig": "aiockpt.config",
     "S3Exception": "aiockpt.errors",
     "S3Reader": "aiockpt.s3reader",
     "S3ReaderConstructor": "aiockpt.s3reader",
     "S3Writer": "aiockpt.blocking.writing",
+    "trace": "aiockpt.observe.trace",
 }
 
 

@@ -163,3 +163,8 @@ def proxy_for(scheme: str, host: str) -> str | None:
     if urllib.request.proxy_bypass(host):
         return None
     return urllib.request.getproxies().get(scheme)
+
+
+def trace_path() -> str:
+    """The file that ``AIOCKPT_TRACE`` names for a timeline of this process; ``""``: none."""
+    return os.environ.get("AIOCKPT_TRACE", "")

@@ -12,10 +12,12 @@ from aiockpt.observe import exchange as room
 from aiockpt.observe.exchange import (
     Exchange,
     attempt_number,
+    gauge,
     unwatch_everywhere,
     watch_everywhere,
     watching,
 )
+from aiockpt.observe.recorder import Recorder
 
 TARGET = ObjectId("bucket", "key")
 
@@ -26,12 +28,20 @@ class Seen:
     def __init__(self) -> None:
         self.begun: list[Exchange] = []
         self.over: list[Exchange] = []
+        self.gauges: list[tuple[str, float]] = []
+        self.recorders: list[Recorder] = []
 
     def began(self, exchange: Exchange) -> None:
         self.begun.append(exchange)
 
     def ended(self, exchange: Exchange) -> None:
         self.over.append(exchange)
+
+    def gauged(self, name: str, value: float) -> None:
+        self.gauges.append((name, value))
+
+    def finished(self, recorder: Recorder) -> None:
+        self.recorders.append(recorder)
 
 
 @contextmanager
@@ -124,6 +134,18 @@ def test_of_everywhere_are_all_threads() -> None:
         thread.start()
         thread.join()
     assert len(seen.over) == 1
+
+
+def test_witnesses_hear_of_gauges_and_ends() -> None:
+    seen = Seen()
+    recorder = Recorder("save", "s3://bucket/ckpt")
+    with everywhere(seen):
+        gauge("limit", 3)
+        report = recorder.finish()
+    gauge("limit", 4)
+    recorder.finish()
+    assert (seen.gauges, seen.recorders) == ([("limit", 3)], [recorder])
+    assert report.kind == "save"
 
 
 def test_the_try_is_the_contexts() -> None:

@@ -38,7 +38,7 @@ class Recording:
     def finish(self) -> None:
         """All is done, or all but what comes with another call of this: the report is there, and logged."""
         assert self._recorder is not None
-        self.report = self._recorder.report()
+        self.report = self._recorder.finish()
         logger.info("%s", self.report)
 
     def progress(self) -> Progress | None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from aiockpt.engine.crew import Crew
 from aiockpt.errors import ObjectChanged
 from aiockpt.model import ByteRange, MiB, ObjectId
+from aiockpt.observe.exchange import gauge
 from aiockpt.plan.coalesce import Fetch, coalesce
 from aiockpt.plan.retry import Operation
 from aiockpt.s3.bulk import Pin, RangeTransfer
@@ -190,6 +191,7 @@ class Download:
             stats=self.stats,
         )
         self._engine.get_control.on_complete(fetch.end - fetch.start, self._engine.now())
+        gauge("GET limit", self._engine.get_control.limit)
         self.stats.requests += 1
         self.stats.fetched_bytes += fetch.end - fetch.start
         for piece in fetch.pieces:

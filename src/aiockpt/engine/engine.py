@@ -18,7 +18,7 @@ from typing import Self
 import anyio
 import anyio.to_thread
 
-from aiockpt.config import S3ClientConfig
+from aiockpt.config import S3ClientConfig, trace_path
 from aiockpt.engine.assembler import PartAssembler
 from aiockpt.engine.attempts import Attempts
 from aiockpt.engine.budget import ByteBudget
@@ -29,6 +29,7 @@ from aiockpt.engine.hedging import Hedging
 from aiockpt.engine.upload import OutgoingPart, Upload
 from aiockpt.errors import AccessDenied, AiockptError, NotFound, Throttled
 from aiockpt.model import ANYTHING, ByteRange, GiB, ObjectId, ObjectInfo, Replaces
+from aiockpt.observe.trace import trace_process
 from aiockpt.plan.concurrency import ConcurrencyController, start_connections
 from aiockpt.plan.parts import check_part_size, copy_parts, part_bytes, part_bytes_at
 from aiockpt.plan.request_size import request_bytes_around
@@ -82,6 +83,8 @@ class Engine:
         self._scrap = memoryview(b"")
 
     async def __aenter__(self) -> Self:
+        if path := trace_path():
+            trace_process(path)
         await self._exits.enter_async_context(self.client)
         return self
 

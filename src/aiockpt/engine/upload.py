@@ -22,6 +22,7 @@ from aiockpt.crc import crc32
 from aiockpt.engine.crew import Crew
 from aiockpt.errors import AiockptError, NotFound, PreconditionFailed, ServiceError
 from aiockpt.model import ANYTHING, ObjectId, ObjectInfo, Replaces
+from aiockpt.observe.exchange import gauge
 from aiockpt.plan.retry import Operation
 from aiockpt.s3.bulk import Payload
 from aiockpt.s3.control import UploadedPart
@@ -318,6 +319,7 @@ class Upload:
         self.stats.requests += 1
         self.stats.sent_bytes += part.payload.nbytes
         self.engine.put_control.on_complete(part.payload.nbytes, self.engine.now())
+        gauge("PUT limit", self.engine.put_control.limit)
         self._on_sent(part)
 
     def sent_nothing(self, part: OutgoingPart) -> None:

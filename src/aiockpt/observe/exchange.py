@@ -16,9 +16,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from aiockpt.model import ByteRange, ObjectId
+
+if TYPE_CHECKING:
+    from aiockpt.observe.recorder import Recorder
 
 #: The clock of everything here, in seconds: the same in all threads, and finer than an event loop's.
 clock = time.perf_counter
@@ -43,7 +46,17 @@ class Observer(Protocol):
         """It is over, answered or not."""
 
 
-_everywhere: tuple[Observer, ...] = ()
+class Witness(Observer, Protocol):
+    """Is told of all that happens in the process, on the thread that does it; must not block or raise."""
+
+    def gauged(self, name: str, value: float) -> None:
+        """Something was measured."""
+
+    def finished(self, recorder: Recorder) -> None:
+        """A save or load has succeeded."""
+
+
+_everywhere: tuple[Witness, ...] = ()
 _here: ContextVar[tuple[Observer, ...]] = ContextVar("aiockpt_observers", default=())
 
 
@@ -113,13 +126,25 @@ def watching(observer: Observer) -> Iterator[None]:
         _here.reset(token)
 
 
-def watch_everywhere(observer: Observer) -> None:
-    """Show ``observer`` every exchange of this process that begins from now on."""
+def watch_everywhere(witness: Witness) -> None:
+    """Show ``witness`` what happens in this process from now on."""
     global _everywhere  # noqa: PLW0603  # the process is the scope
-    _everywhere = (*_everywhere, observer)
+    _everywhere = (*_everywhere, witness)
 
 
-def unwatch_everywhere(observer: Observer) -> None:
+def unwatch_everywhere(witness: Witness) -> None:
     """End that; exchanges under way are still shown to their end."""
     global _everywhere  # noqa: PLW0603  # the process is the scope
-    _everywhere = tuple(other for other in _everywhere if other is not observer)
+    _everywhere = tuple(other for other in _everywhere if other is not witness)
+
+
+def gauge(name: str, value: float) -> None:
+    """Tell the witnesses that something was measured."""
+    for witness in _everywhere:
+        witness.gauged(name, value)
+
+
+def tell_finished(recorder: Recorder) -> None:
+    """Tell the witnesses that a save or load has succeeded."""
+    for witness in _everywhere:
+        witness.finished(recorder)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from aiockpt.observe.exchange import BULK_OPERATIONS, SLOW_DOWN, Exchange, clock, watching
+from aiockpt.observe.exchange import BULK_OPERATIONS, SLOW_DOWN, Exchange, clock, tell_finished, watching
 from aiockpt.observe.report import Kind, Phase, Progress, Report
 
 
@@ -153,8 +153,13 @@ class Recorder:
             remaining_s=(total - done) / rate if rate else None,
         )
 
+    def finish(self) -> Report:
+        """It has succeeded: tell the witnesses; returns the report."""
+        tell_finished(self)
+        return self.report()
+
     def report(self) -> Report:
-        """What it did."""
+        """What it has done so far."""
         return Report(
             kind=self.kind,
             uri=self.uri,

@@ -234,3 +234,27 @@ def test_a_forbidden_import_is_seen(room_name: str, source: str) -> None:
 @pytest.mark.parametrize("source", ["os.environ['A']", "os.getenv('A')", "from os import environ"])
 def test_a_look_at_the_environment_is_seen(source: str) -> None:
     assert reads_environment(ast.parse(source))
+
+
+def test_torch_load_is_called_only_for_weights() -> None:
+    """Anything else would run what a bucket holds."""
+    calls = {
+        f"{module}:{node.lineno}": ast.unparse(node)
+        for module in MODULES
+        for node in ast.walk(syntax(module))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("torch.load")
+    }
+    assert calls
+    unsafe = {where: call for where, call in calls.items() if "weights_only=True" not in call}
+    assert unsafe == {}
+
+
+def test_pickles_are_loaded_in_one_place() -> None:
+    names = {"load", "loads", "Unpickler", "_Unpickler", "_load", "_loads"}
+    users = {
+        module
+        for module in MODULES
+        for node in ast.walk(syntax(module))
+        if isinstance(node, ast.Attribute) and node.attr in names and ast.unparse(node.value) in {"pickle", "_pickle"}
+    }
+    assert users == {"aiockpt.dcp.metadata"}

@@ -110,8 +110,13 @@ class Catalogue:
                 raise no_place_for(read.storage_index, self._base)
             by_path[place.relative_path].append((place.offset, number, read, place))
         for path in sorted(by_path):
-            for _, _, read, place in sorted(by_path.pop(path), key=itemgetter(0, 1)):
-                yield self._item(read, place)
+            last, end = -1, 0
+            for offset, _, read, place in sorted(by_path.pop(path), key=itemgetter(0, 1)):
+                item = self._item(read, place)
+                if last < offset < end:  # the items of a safetensors file all begin where it begins
+                    raise MetadataError(f"{item} overlaps the item before it, which ends at {end}")
+                last, end = offset, max(end, offset + place.length)
+                yield item
 
     def wanted_nbytes(self, reads: Iterable[ReadItem]) -> int:
         """Bytes of the elements that read items want, and of the serialized objects; what has no place counts 0."""
@@ -141,6 +146,8 @@ class Catalogue:
         if not isinstance(tensor, TensorStorageMetadata):
             return None, ()
         shape = tuple(_chunk_at(tensor.chunks, index).sizes) if index.offset is not None else tuple(tensor.size)
+        if any(side < 0 for side in shape):
+            raise MetadataError(f"{self._base.uri}: {index.fqn!r} has a shape that no tensor has: {shape}")
         if read.lengths == shape and not any(read.storage_offsets):  # the whole chunk: by far the most common
             return tensor.properties.dtype, shape
         try:

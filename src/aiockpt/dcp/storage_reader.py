@@ -22,7 +22,7 @@ from aiockpt.dcp.metadata import load_metadata
 from aiockpt.dcp.peers import failing_together, shared_fates
 from aiockpt.dcp.recording import Recording
 from aiockpt.dcp.tasks import Loading
-from aiockpt.errors import AiockptError, NotFound
+from aiockpt.errors import AiockptError, MetadataError, NotFound
 from aiockpt.model import ObjectId
 from aiockpt.observe.recorder import Recorder
 from aiockpt.observe.report import Phase, Progress, Report
@@ -124,7 +124,11 @@ class S3StorageReader(FileSystemReader):
                 error.args = (f"{error.args[0]}; there is no complete checkpoint at {self.path}",)
             raise
         recorder.add(len(data))
-        metadata = load_metadata(data, target.uri, self._allowed_metadata_types)
+        try:
+            metadata = load_metadata(data, target.uri, self._allowed_metadata_types)
+        except MetadataError:  # damaged on the way, or at rest: a second try tells
+            data = self._fs.store.get_small(target)
+            metadata = load_metadata(data, target.uri, self._allowed_metadata_types)
         assert metadata.storage_meta is not None
         metadata.storage_meta.load_id = self.load_id
         return metadata

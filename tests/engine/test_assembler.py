@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from aiockpt.engine import assembler as room
 from aiockpt.engine.assembler import PartAssembler
 from aiockpt.engine.upload import OutgoingPart
+from aiockpt.errors import ConfigError
 
 
 class Sink:
@@ -107,3 +109,36 @@ def test_a_full_last_part_is_not_followed_by_an_empty_one() -> None:
     made.copy_in(bytes(20))
     made.finish()
     assert [part.payload.nbytes for part in sink.parts] == [10, 10]
+
+
+def limited(most: int) -> Callable[[int], int]:
+    def part_bytes(number: int) -> int:
+        if number > most:
+            raise ConfigError(f"there is no part {number}")
+        return 10
+
+    return part_bytes
+
+
+@pytest.mark.parametrize("by_reference", [False, True])
+def test_as_many_parts_as_there_may_be(by_reference: bool) -> None:
+    """S3 takes 10,000: nobody asks how large the one behind the last would be."""
+    sink = Sink()
+    made = PartAssembler(limited(3), sink.submit, sink.reserve)
+    for _ in range(3):
+        if by_reference:
+            made.refer_to(memoryview(bytes(10)), None)
+        else:
+            made.copy_in(bytes(10))
+    assert made.tell() == 30
+    made.finish()
+    assert [part.payload.nbytes for part in sink.parts] == [10, 10, 10]
+    assert (made.nbytes, made.tell()) == (30, 30)
+
+
+def test_one_byte_more_than_the_last_part_holds() -> None:
+    sink = Sink()
+    made = PartAssembler(limited(3), sink.submit, sink.reserve)
+    made.copy_in(bytes(30))
+    with pytest.raises(ConfigError, match="part 4"):
+        made.copy_in(b"x")

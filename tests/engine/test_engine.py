@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from aiockpt.config import S3ClientConfig
-from aiockpt.engine import engine as room
 from aiockpt.engine.download import Read
 from aiockpt.engine.engine import Engine
 from aiockpt.errors import (
@@ -149,23 +148,6 @@ async def test_an_object_replaced_between_its_size_and_its_bytes(
         await engine.get(target)
 
 
-async def test_a_copy_in_parts(
-    engine: Engine, local_bucket: str, local_endpoint: LocalEndpoint, monkeypatch: Any
-) -> None:
-    monkeypatch.setattr(room, "MAX_COPY_BYTES", MiB)
-    monkeypatch.setattr(room, "COPY_PART_BYTES", 5 * MiB)
-    source, target = ObjectId(local_bucket, "source ü+"), ObjectId(local_bucket, "target")
-    await engine.put(source, [DATA])
-    local_endpoint.reset_stats()
-    await engine.copy(source, target)
-    assert await engine.get(target) == DATA
-    assert local_endpoint.stats().requests["UploadPartCopy"] == 2
-    local_endpoint.add_fault(Fault(FaultKind.ERROR, "UploadPartCopy", count=None, status=403, code="AccessDenied"))
-    with pytest.raises(AccessDenied):
-        await engine.copy(source, target)
-    assert [row async for row in engine.pending_uploads(ObjectId(local_bucket, ""))] == []
-
-
 @pytest.mark.parametrize(
     "operation", ["HeadObject", "DeleteObject", "CopyObject", "ListObjectsV2", "ListMultipartUploads"]
 )
@@ -237,33 +219,6 @@ async def test_no_connection_is_left(config: S3ClientConfig, local_bucket: str, 
     pytest.fail("connections are open")
 
 
-async def test_a_copy_whose_last_answer_is_lost_is_done(
-    engine: Engine, local_bucket: str, local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(room, "MAX_COPY_BYTES", MiB)
-    monkeypatch.setattr(room, "COPY_PART_BYTES", 5 * MiB)
-    source, target = ObjectId(local_bucket, "source"), ObjectId(local_bucket, "target")
-    await engine.put(source, [DATA])
-    local_endpoint.add_fault(Fault(FaultKind.LOST_REPLY, "CompleteMultipartUpload"))
-    await engine.copy(source, target)
-    assert await engine.get(target) == DATA
-
-
-async def test_a_failed_copy_tells_what_failed_and_not_its_cleaning_up(
-    engine: Engine, local_bucket: str, local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(room, "MAX_COPY_BYTES", MiB)
-    source, target = ObjectId(local_bucket, "source"), ObjectId(local_bucket, "target")
-    await engine.put(source, [DATA])
-    local_endpoint.add_fault(Fault(FaultKind.ERROR, "UploadPartCopy", count=None, status=403, code="AccessDenied"))
-    local_endpoint.add_fault(Fault(FaultKind.ERROR, "AbortMultipartUpload", status=500, code="InternalError"))
-    with pytest.raises(AccessDenied):
-        await engine.copy(source, target)
-    local_endpoint.clear_faults()
-    async for row in engine.pending_uploads(target):
-        await engine.client.control.abort_upload(target, row.upload_id)
-
-
 async def test_the_parts_of_an_upload_page_by_page(
     engine: Engine, local_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,7 +228,9 @@ async def test_the_parts_of_an_upload_page_by_page(
     assert await engine.upload_parts(target, upload_id) == []
     await engine.put(ObjectId(local_bucket, "source"), [DATA])
     for number in (1, 2, 5):
-        await control.copy_part(ObjectId(local_bucket, "source"), target, upload_id, number, ByteRange(0, number * 100))
+        await control.copy_part(
+            ObjectId(local_bucket, "source"), target, upload_id, number, ByteRange(0, number * 100), ""
+        )
     client = await engine.client._session.client()
     real = client.list_parts
 

@@ -80,6 +80,7 @@ async def test_faults_are_outlived(
     # a CREATE whose answer is lost leaves an upload whose id nobody knows: for the sweep
     repeated = max(0, local_endpoint.stats().requests.get("CreateMultipartUpload", 0) - 1)
     assert await open_uploads(engine, target) <= repeated
+    await unwanted_uploads_aborted(engine, target)
 
 
 @pytest.mark.parametrize("operation", ["CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"])

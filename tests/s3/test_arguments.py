@@ -104,9 +104,9 @@ def test_conditions(replaces: Replaces, expected: dict[str, Any]) -> None:
     [
         ("head", {}),
         ("delete", {}),
-        ("copy", {}),
+        ("copy", {"etag": "e"}),
         ("create_upload", {"checksums": True}),
-        ("copy_part", {"upload_id": "u", "number": 1, "span": ByteRange(0, 9)}),
+        ("copy_part", {"upload_id": "u", "number": 1, "span": ByteRange(0, 9), "etag": "e"}),
         ("complete_upload", {"upload_id": "u", "parts": [], "crc32": 7, "replaces": NOTHING}),
         ("abort_upload", {"upload_id": "u"}),
         ("list_page", {"delimiter": "/", "after": "token"}),

@@ -49,7 +49,10 @@ async def test_objects(client: S3Client, local_bucket: str) -> None:
     below = await rows(client, ObjectId(local_bucket, "a/"), "/")
     assert [row if isinstance(row, str) else row.key for row in below] == ["a/b/", "a/1", "a/2 +%"]
     copied = ObjectId(local_bucket, "copy of ä")
-    await control.copy(ObjectId(local_bucket, "a/2 +%"), copied)
+    source = ObjectId(local_bucket, "a/2 +%")
+    with pytest.raises(PreconditionFailed):
+        await control.copy(source, copied, "0" * 32)
+    await control.copy(source, copied, (await control.head(source)).etag)
     assert (await client._direct.get_whole(copied))[0] == b"a/2 +%"
     for _ in range(2):  # what is gone counts as deleted
         await control.delete(copied)
@@ -89,12 +92,18 @@ async def test_a_multipart_upload(client: S3Client, local_bucket: str) -> None:
         await control.complete_upload(target, upload_id, parts, crc32=whole ^ 1)
     info = await control.complete_upload(target, upload_id, parts, crc32=whole, replaces=NOTHING)
     assert info.etag == (await control.head(target)).etag
+    assert await control.head_with_crc32(target) == (await control.head(target), whole)
     assert (await control.head(target)).size == 5 * MiB + 4
 
     copy = ObjectId(local_bucket, "copy")
     upload_id = await control.create_upload(copy, checksums=False)
     spans = [ByteRange(0, 5 * MiB), ByteRange(5 * MiB, 5 * MiB + 4)]
-    parts = [await control.copy_part(target, copy, upload_id, number, span) for number, span in enumerate(spans, 1)]
+    with pytest.raises(PreconditionFailed):
+        await control.copy_part(target, copy, upload_id, 1, spans[0], "0" * 32)
+    parts = [
+        await control.copy_part(target, copy, upload_id, number, span, info.etag)
+        for number, span in enumerate(spans, 1)
+    ]
     await control.complete_upload(copy, upload_id, parts, crc32=None)
     assert (await control.head(copy)).size == 5 * MiB + 4
     with pytest.raises(NotFound):
@@ -121,7 +130,7 @@ async def test_an_error_in_an_answer_of_200(
     local_endpoint.add_fault(Fault(FaultKind.ERROR_IN_200, operation, code="InternalError"))
     with pytest.raises(ServiceError, match="InternalError"):
         if operation == "CopyObject":
-            await client.control.copy(target, target)
+            await client.control.copy(target, target, "")
         else:
             await client.control.complete_upload(target, upload_id, [UploadedPart(1, '"e"')], crc32=None)
     await client.control.abort_upload(target, upload_id)

@@ -6,6 +6,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp.client_reqrep import ConnectionKey
 from botocore import exceptions as botocore_errors
 from botocore.parsers import ResponseParserError
 
@@ -147,3 +148,26 @@ def test_what_passes_untouched(own: BaseException) -> None:
     with pytest.raises(type(own)) as failure, translated("HEAD", TARGET):
         raise own
     assert failure.value is own
+
+
+_WHERE = ConnectionKey(
+    host="h", port=1, is_ssl=True, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None, server_hostname=None
+)
+REFUSED = aiohttp.ClientConnectorError(_WHERE, OSError(111, "refused"))
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind"),
+    [
+        (aiohttp.ClientOSError(104, "Connection reset by peer"), ReadError),  # the request may have been performed
+        (aiohttp.ServerDisconnectedError(), ReadError),
+        (REFUSED, ConnectError),
+    ],
+)
+def test_a_connection_that_broke_was_made(cause: Exception, kind: type[Exception]) -> None:
+    with pytest.raises(kind) as failure, translated("HEAD", TARGET):
+        try:
+            raise cause
+        except aiohttp.ClientError as error:
+            raise botocore_errors.EndpointConnectionError(endpoint_url="u", error=error)  # noqa: B904  # as it does
+    assert type(failure.value) is kind

@@ -108,7 +108,7 @@ class PartAssembler:
         """Submit what is left; an object of no bytes is one empty part."""
         self._staged += len(self._arena)
         if self._part_nbytes or self._number == 1:
-            self._end_part()
+            self._submit_part()
 
     def _copied(self, size: int) -> None:
         self._run_end += size
@@ -123,12 +123,16 @@ class PartAssembler:
         self._part_nbytes = self._part_crc = self._staged = 0
 
     def _end_part(self) -> None:
+        self._submit_part()
+        self._begin_part()
+
+    def _submit_part(self) -> None:
         self._end_run()
         self.crc32 = crc32_combine(self.crc32, self._part_crc, self._part_nbytes)
         self.nbytes += self._part_nbytes
         payload = Payload(self._views, self._part_nbytes, self._part_crc)
+        self._part_nbytes = 0
         self._submit(OutgoingPart(self._number, payload, self._owners, self._staged))
-        self._begin_part()
 
     def _new_arena(self) -> None:
         self._end_run()

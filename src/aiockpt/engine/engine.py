@@ -23,27 +23,22 @@ from aiockpt.engine.assembler import PartAssembler
 from aiockpt.engine.attempts import Attempts
 from aiockpt.engine.budget import ByteBudget
 from aiockpt.engine.clock import LoopClock
-from aiockpt.engine.crew import run_all
+from aiockpt.engine.copy import copy_object
 from aiockpt.engine.download import Download, DownloadStats, Job, Read
 from aiockpt.engine.hedging import Hedging
+from aiockpt.engine.standing import Conditions
 from aiockpt.engine.upload import OutgoingPart, Upload
 from aiockpt.errors import AccessDenied, AiockptError, NotFound, Throttled
-from aiockpt.model import ANYTHING, ByteRange, GiB, ObjectId, ObjectInfo, Replaces
+from aiockpt.model import ANYTHING, ByteRange, ObjectId, ObjectInfo, Replaces
 from aiockpt.observe.trace import trace_process
 from aiockpt.plan.concurrency import ConcurrencyController, start_connections
-from aiockpt.plan.parts import check_part_size, copy_parts, part_bytes, part_bytes_at
+from aiockpt.plan.parts import check_part_size, part_bytes, part_bytes_at
 from aiockpt.plan.request_size import request_bytes_around
 from aiockpt.plan.retry import Backoff, Operation, RetryBudget, RetryPolicy
 from aiockpt.s3.client import S3Client
-from aiockpt.s3.control import ListedObject, ListedPart, PendingUpload, UploadedPart
+from aiockpt.s3.control import ListedObject, ListedPart, PendingUpload
 
 logger = logging.getLogger("aiockpt")
-
-#: S3's limit of one CopyObject; larger objects are copied part by part.
-MAX_COPY_BYTES = 5 * GiB
-
-#: Parts of a multipart copy: the service copies them without us, so they may be large.
-COPY_PART_BYTES = GiB
 
 
 class Engine:
@@ -56,6 +51,7 @@ class Engine:
         get_control, put_control: how many requests run at once in each direction; they learn over the engine's life.
         attempts: runs an operation with retries.
         hedging: runs one attempt at a range request, and a second one beside it where it is slow.
+        conditions: what is known about conditional writes.
     """
 
     client: S3Client
@@ -79,6 +75,7 @@ class Engine:
             self._on_throttle,
         )
         self.hedging = Hedging(self.config.hedge_share, self._on_race_failure)
+        self.conditions = Conditions()
         self._exits = AsyncExitStack()
         self._scrap = memoryview(b"")
 
@@ -239,54 +236,12 @@ class Engine:
             await self.attempts(Operation.ABORT, target, lambda: self.client.control.abort_upload(target, upload_id))
 
     async def copy(self, source: ObjectId, target: ObjectId) -> None:
-        """Copy an object within the service, whatever its size."""
-        info = await self.head(source)
-        control = self.client.control
-        if info.size <= MAX_COPY_BYTES:
-            await self.attempts(Operation.COPY, source, lambda: control.copy(source, target))
-            return
-        upload_id = await self.attempts(
-            Operation.CREATE, target, lambda: control.create_upload(target, checksums=False)
-        )
-        try:
-            parts = await self._copy_parts(source, target, upload_id, copy_parts(info.size, COPY_PART_BYTES))
-            await self._complete_copy(target, upload_id, parts, info.size)
-        except BaseException:
-            with anyio.move_on_after(1, shield=True), suppress(AiockptError):  # what went wrong is worth more
-                await control.abort_upload(target, upload_id)
-            raise
+        """Copy an object within the service, whatever its size, as it is now. A failed copy leaves nothing behind.
 
-    async def _complete_copy(
-        self, target: ObjectId, upload_id: str, parts: Sequence[UploadedPart], nbytes: int
-    ) -> None:
-        """Complete a multipart copy; if a repetition finds it gone, an object of its size shows that it was done."""
-        control = self.client.control
-        tries = 0
-
-        async def complete() -> ObjectInfo:
-            nonlocal tries
-            tries += 1
-            try:
-                return await control.complete_upload(target, upload_id, parts, crc32=None)
-            except NotFound:
-                if tries > 1 and (found := await control.head(target)).size == nbytes:
-                    return found
-                raise
-
-        await self.attempts(Operation.COMPLETE, target, complete)
-
-    async def _copy_parts(
-        self, source: ObjectId, target: ObjectId, upload_id: str, spans: Sequence[ByteRange]
-    ) -> list[UploadedPart]:
-        copied: dict[int, UploadedPart] = {}
-
-        async def copy_one(number: int, span: ByteRange) -> None:
-            copied[number] = await self.attempts(
-                Operation.COPY, source, lambda: self.client.control.copy_part(source, target, upload_id, number, span)
-            )
-
-        await run_all(partial(copy_one, number, span) for number, span in enumerate(spans, 1))
-        return [copied[number] for number in sorted(copied)]
+        Raises:
+            ObjectChanged: it was replaced meanwhile.
+        """
+        await copy_object(self, source, target)
 
     # ---- for the sessions
 

@@ -9,32 +9,24 @@ their CRC32, the completed object the combination of all. What fails or is cance
 
 from __future__ import annotations
 
-import asyncio
-import logging
+import math
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
 
-from aiockpt.crc import crc32
 from aiockpt.engine.crew import Crew
-from aiockpt.errors import AiockptError, NotFound, PreconditionFailed, ServiceError
+from aiockpt.engine.multipart import ABORT_TIMEOUT_S, MultipartUpload
+from aiockpt.engine.standing import Whole, stand
 from aiockpt.model import ANYTHING, ObjectId, ObjectInfo, Replaces
 from aiockpt.observe.exchange import gauge
 from aiockpt.plan.retry import Operation
 from aiockpt.s3.bulk import Payload
 from aiockpt.s3.control import UploadedPart
-from aiockpt.transport.connection import MAX_BUFFERED_BYTES
 
 if TYPE_CHECKING:
     from aiockpt.engine.engine import Engine
-
-logger = logging.getLogger("aiockpt")
-
-#: Longest wait for the aborts of a failed or cancelled upload: "everything in flight stops within a second".
-ABORT_TIMEOUT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +77,13 @@ class OutgoingObject:
         self._upload = upload
         self._replaces = replaces
         self._held: OutgoingPart | None = None  # the first part, until it is known whether there are more
-        self._upload_id = ""
-        self._created: anyio.Event | None = None  # there once a multipart upload was decided on
+        self._multipart: MultipartUpload | None = None  # there once one was decided on
+        self._begun = anyio.Event()
         self._expected = 0
         self._skipped = 0
         self._sent: dict[int, UploadedPart] = {}
-        self._sealed: Payload | None = None  # size and CRC32 of the whole; its views are empty
+        self._sealed: Whole | None = None
         self._discarded = False
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether an upload was begun that neither completed nor was aborted."""
-        return bool(self._upload_id) and self.info is None
 
     def submit(self, part: OutgoingPart) -> None:
         """Queue a part."""
@@ -104,18 +91,19 @@ class OutgoingObject:
         if self._expected == 1:
             self._held = part
             return
-        if self._created is None:
-            self._created = anyio.Event()
-            self._upload.queue(self._create)
-            self._send_soon(self._take_held())
-        self._send_soon(part)
+        if self._multipart is None:
+            engine = self._upload.engine
+            multipart = self._multipart = MultipartUpload(engine, self.target, checksums=engine.checksums)
+            self._upload.queue(lambda: self._begin(multipart))
+            self._send_soon(multipart, self._take_held())
+        self._send_soon(self._multipart, part)
 
     def seal(self, nbytes: int, crc32: int) -> None:
         """All parts were submitted (at least one, perhaps empty): this is the whole object's size and CRC32."""
-        self._sealed = Payload((), nbytes, crc32)
-        if self._created is None:
+        whole = self._sealed = Whole(nbytes, crc32)
+        if self._multipart is None:
             part = self._take_held()
-            self._upload.queue(lambda: self._put(part))
+            self._upload.queue(lambda: self._put(part, whole))
         else:
             self._settle()
 
@@ -126,54 +114,41 @@ class OutgoingObject:
             self._upload.sent_nothing(self._take_held())
         self._settle()
 
-    async def abort(self) -> None:
-        """Drop the multipart upload; one that is gone already counts as dropped."""
-        upload_id, self._upload_id = self._upload_id, ""
-        if upload_id and self.info is None:
-            await self._upload.engine.abort_upload(self.target, upload_id)
+    async def abort_quietly(self, limit_s: float = math.inf) -> None:
+        """Drop what was begun and does not stand; see ``MultipartUpload.abort_quietly``."""
+        if self._multipart is not None:
+            await self._multipart.abort_quietly(limit_s)
 
     def _take_held(self) -> OutgoingPart:
         part, self._held = self._held, None
         assert part is not None
         return part
 
-    def _send_soon(self, part: OutgoingPart) -> None:
-        self._upload.queue(lambda: self._send(part))
+    def _send_soon(self, multipart: MultipartUpload, part: OutgoingPart) -> None:
+        self._upload.queue(lambda: self._send(multipart, part))
 
-    async def _put(self, part: OutgoingPart) -> None:
-        payload = part.payload
-        bulk = await self._upload.engine.client.bulk(self.target.bucket)
-        info = await self._once(
+    async def _put(self, part: OutgoingPart, whole: Whole) -> None:
+        engine, payload = self._upload.engine, part.payload
+        bulk = await engine.client.bulk(self.target.bucket)
+        info = await stand(
+            engine,
             Operation.PUT,
-            lambda: bulk.put(self.target, payload, self._replaces),
-            payload,
-            stats=self._upload.stats,
+            self.target,
+            lambda condition: bulk.put(self.target, payload, condition),
+            whole,
+            self._replaces,
+            self._upload.stats,
         )
         self._upload.sent(part)
         self._stands(info)
 
-    async def _create(self) -> None:
-        engine = self._upload.engine
-        creating = asyncio.ensure_future(
-            engine.attempts(
-                Operation.CREATE,
-                self.target,
-                lambda: engine.client.control.create_upload(self.target, checksums=engine.checksums),
-            )
-        )
-        try:
-            self._upload_id = await asyncio.shield(creating)
-        except asyncio.CancelledError:  # the service may have begun it: only with its id can it be aborted
-            with anyio.move_on_after(ABORT_TIMEOUT_S, shield=True), suppress(AiockptError):
-                self._upload_id = await creating
-            raise
-        assert self._created is not None
-        self._created.set()
+    async def _begin(self, multipart: MultipartUpload) -> None:
+        await multipart.begin()
+        self._begun.set()
 
-    async def _send(self, part: OutgoingPart) -> None:
+    async def _send(self, multipart: MultipartUpload, part: OutgoingPart) -> None:
         engine, payload = self._upload.engine, part.payload
-        assert self._created is not None
-        await self._created.wait()
+        await self._begun.wait()
         if self._discarded:
             self._skipped += 1
             self._upload.sent_nothing(part)
@@ -183,7 +158,7 @@ class OutgoingObject:
         etag = await engine.attempts(
             Operation.UPLOAD_PART,
             self.target,
-            lambda: bulk.upload_part(self.target, self._upload_id, part.number, payload),
+            lambda: bulk.upload_part(self.target, multipart.upload_id, part.number, payload),
             stats=self._upload.stats,
         )
         self._sent[part.number] = UploadedPart(part.number, etag)
@@ -192,74 +167,17 @@ class OutgoingObject:
 
     def _settle(self) -> None:
         """Once no part is under way: complete a sealed object, abort a discarded one."""
-        if self._created is None or len(self._sent) + self._skipped < self._expected:
+        multipart, whole = self._multipart, self._sealed
+        if multipart is None or len(self._sent) + self._skipped < self._expected:
             return
         if self._discarded:
-            self._upload.queue(lambda: self._upload.abort_quietly(self))
-        elif self._sealed is not None:
-            self._upload.queue(self._complete)
+            self._upload.queue(multipart.abort_quietly)
+        elif whole is not None:
+            self._upload.queue(lambda: self._complete(multipart, whole))
 
-    async def _complete(self) -> None:
-        engine, sealed = self._upload.engine, self._sealed
-        assert sealed is not None
-        checksum = sealed.crc32 if engine.checksums else None
+    async def _complete(self, multipart: MultipartUpload, whole: Whole) -> None:
         parts = [self._sent[number] for number in sorted(self._sent)]
-        answer = await self._once(
-            Operation.COMPLETE,
-            lambda: engine.client.control.complete_upload(
-                self.target, self._upload_id, parts, crc32=checksum, replaces=self._replaces
-            ),
-            sealed,
-        )
-        self._stands(ObjectInfo(sealed.nbytes, answer.etag))
-
-    async def _once(
-        self,
-        operation: Operation,
-        attempt: Callable[[], Awaitable[ObjectInfo]],
-        payload: Payload,
-        *,
-        stats: UploadStats | None = None,
-    ) -> ObjectInfo:
-        """Do what makes the object stand, with retries.
-
-        A try whose answer was lost may have done it: the next one then finds the upload gone, or an object where there
-        must be none. So these are looked into before they are believed: with a PUT always, since the pool itself
-        repeats what was sent on a connection that turns out to have been closed.
-        """
-        tries = 0
-
-        async def attempt_or_look() -> ObjectInfo:
-            nonlocal tries
-            tries += 1
-            try:
-                return await attempt()
-            except (NotFound, PreconditionFailed):
-                repeated = tries > 1 or operation is Operation.PUT
-                if repeated and (info := await self._already_there(payload, sure=tries == 1)) is not None:
-                    return info
-                raise
-            except ServiceError as error:
-                if error.status != 501 or self._replaces == ANYTHING:
-                    raise
-                logger.warning("%s: the store does not know conditional writes, writing without", self.target.uri)
-                self._replaces = ANYTHING
-                return await attempt()
-
-        return await self._upload.engine.attempts(operation, self.target, attempt_or_look, stats=stats)
-
-    async def _already_there(self, payload: Payload, *, sure: bool) -> ObjectInfo | None:
-        """The object, if it stands there already: small ones are compared by CRC32, others by size unless ``sure``."""
-        client = self._upload.engine.client
-        with suppress(NotFound):
-            info = await client.control.head(self.target)
-            if info.size != payload.nbytes:
-                return None
-            if info.size <= MAX_BUFFERED_BYTES:
-                data, _ = await (await client.bulk(self.target.bucket)).get_whole(self.target)
-                return info if crc32(data) == payload.crc32 else None
-            return None if sure else info
-        return None
+        self._stands(await multipart.complete(parts, whole, self._replaces))
 
     def _stands(self, info: ObjectInfo) -> None:
         self.info = info
@@ -334,15 +252,7 @@ class Upload:
 
     async def _abort_unfinished(self) -> None:
         """Abort what is left, shielded from the cancellation that may have brought us here."""
-        left = [outgoing for outgoing in self._objects if outgoing.unfinished]
-        with anyio.move_on_after(ABORT_TIMEOUT_S, shield=True):
+        with anyio.CancelScope(shield=True):
             async with anyio.create_task_group() as group:
-                for outgoing in left:
-                    group.start_soon(self.abort_quietly, outgoing)
-
-    async def abort_quietly(self, outgoing: OutgoingObject) -> None:
-        """Abort what was begun of an object; what cannot be aborted is logged, and a sweep's."""
-        try:
-            await outgoing.abort()
-        except AiockptError as error:
-            logger.warning("the upload of %s could not be aborted: %s", outgoing.target.uri, error)
+                for outgoing in self._objects:
+                    group.start_soon(outgoing.abort_quietly, ABORT_TIMEOUT_S)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from aiockpt.errors import (
     ChecksumMismatch,
+    ConnectError,
     RemoteProtocolError,
     ServiceError,
     Throttled,
@@ -106,6 +107,21 @@ def _is_retryable_answer(error: ServiceError, operation: Operation) -> bool:
     if error.code == _CONFLICT_CODE:
         return operation is not Operation.COMPLETE
     return error.status in _TRANSIENT_STATUSES
+
+
+def may_have_happened(error: BaseException) -> bool:
+    """Whether the service may have done what it did not confirm; cancellations included.
+
+    Refusals (4xx, 503) say that it has not, and so does a connection that never was. A 200 with an error inside does
+    not say.
+    """
+    match error:
+        case ConnectError() | Throttled():
+            return False
+        case ServiceError():
+            return not 300 <= error.status < 500
+        case _:
+            return True
 
 
 class Backoff:

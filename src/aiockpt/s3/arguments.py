@@ -107,6 +107,12 @@ def condition_headers(replaces: Replaces) -> dict[str, str]:
     return {names[name]: value for name, value in condition_arguments(replaces).items()}
 
 
+def source_condition(etag: str) -> dict[str, Any]:
+    """botocore arguments for a copy whose source must still have this ETag."""
+    wanted = if_match(etag)
+    return {"CopySourceIfMatch": wanted} if wanted else {}
+
+
 def copy_source_arguments(config: S3ClientConfig) -> dict[str, Any]:
     """botocore arguments for reading the source of a copy and writing its target under the same customer key."""
     arguments = request_arguments(config)

@@ -19,10 +19,11 @@ from aiockpt.s3.arguments import (
     copy_arguments,
     copy_source_arguments,
     request_arguments,
+    source_condition,
     storage_arguments,
 )
 from aiockpt.s3.session import Session
-from aiockpt.wire.s3 import bare_etag, crc32_header, range_header
+from aiockpt.wire.s3 import bare_etag, crc32_header, parse_crc32_header, range_header
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,20 @@ class ControlPlane:
             client = await self._session.client()
             answer = await client.head_object(**_names(target), **request_arguments(self._config))
         return ObjectInfo(int(answer["ContentLength"]), bare_etag(answer.get("ETag")))
+
+    async def head_with_crc32(self, target: ObjectId) -> tuple[ObjectInfo, int | None]:
+        """Size and ETag, and the CRC32 that the service has of the whole object; None if it has none.
+
+        Raises:
+            NotFound: there is no such object.
+        """
+        with self._session.requesting("HEAD", target):
+            client = await self._session.client()
+            answer = await client.head_object(
+                **_names(target), ChecksumMode="ENABLED", **request_arguments(self._config)
+            )
+        info = ObjectInfo(int(answer["ContentLength"]), bare_etag(answer.get("ETag")))
+        return info, parse_crc32_header(answer["ChecksumCRC32"]) if "ChecksumCRC32" in answer else None
 
     async def bucket_region(self, bucket: str) -> str:
         """The region that a bucket says it is in; ``""`` if it does not say."""
@@ -153,13 +168,18 @@ class ControlPlane:
             client = await self._session.client()
             await client.delete_object(**_names(target), **account_arguments(self._config))
 
-    async def copy(self, source: ObjectId, target: ObjectId) -> None:
-        """Copy within the service, at most 5 GiB (S3's limit of one copy)."""
+    async def copy(self, source: ObjectId, target: ObjectId, etag: str) -> None:
+        """Copy within the service, at most 5 GiB (S3's limit of one copy); ``etag``: what the source must still be.
+
+        Raises:
+            PreconditionFailed: it is another.
+        """
         with self._session.requesting("COPY", source):
             client = await self._session.client()
             await client.copy_object(
                 **_names(target),
                 CopySource={"Bucket": source.bucket, "Key": source.key},
+                **source_condition(etag),
                 **copy_arguments(self._config),
             )
 
@@ -174,9 +194,13 @@ class ControlPlane:
         return str(answer["UploadId"])
 
     async def copy_part(
-        self, source: ObjectId, target: ObjectId, upload_id: str, number: int, span: ByteRange
+        self, source: ObjectId, target: ObjectId, upload_id: str, number: int, span: ByteRange, etag: str
     ) -> UploadedPart:
-        """Copy a range of another object as a part."""
+        """Copy a range of another object as a part; ``etag``: what the source must still be.
+
+        Raises:
+            PreconditionFailed: it is another.
+        """
         with self._session.requesting("COPY PART", source):
             client = await self._session.client()
             answer = await client.upload_part_copy(
@@ -185,6 +209,7 @@ class ControlPlane:
                 PartNumber=number,
                 CopySource={"Bucket": source.bucket, "Key": source.key},
                 CopySourceRange=range_header(span),
+                **source_condition(etag),
                 **copy_source_arguments(self._config),
             )
         return UploadedPart(number, str(answer["CopyPartResult"]["ETag"]))

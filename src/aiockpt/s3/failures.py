@@ -173,10 +173,17 @@ def _translate(exc: Exception, action: str, target: ObjectId) -> AiockptError:  
         return kind(f"{where}: TLS failed: {exc}; {TLS_ADVICE}")
     if isinstance(exc, (botocore_errors.ConnectTimeoutError, botocore_errors.ReadTimeoutError, TimeoutError)):
         return TransportTimeout(f"{where}: no answer in time")
-    if isinstance(exc, (botocore_errors.EndpointConnectionError, botocore_errors.ProxyConnectionError)):
+    if _never_connected(exc):
         return ConnectError(f"{where}: {exc} Check the endpoint URL and the network")
     if isinstance(
-        exc, (botocore_errors.HTTPClientError, botocore_errors.IncompleteReadError, aiohttp.ClientError, OSError)
+        exc,
+        (
+            botocore_errors.EndpointConnectionError,
+            botocore_errors.HTTPClientError,
+            botocore_errors.IncompleteReadError,
+            aiohttp.ClientError,
+            OSError,
+        ),
     ):
         return ReadError(f"{where}: the connection broke: {exc}")
     if isinstance(exc, ResponseParserError):
@@ -184,6 +191,16 @@ def _translate(exc: Exception, action: str, target: ObjectId) -> AiockptError:  
     if isinstance(exc, (botocore_errors.ParamValidationError, botocore_errors.BotoCoreError)):
         return ConfigError(f"{where}: {exc}")
     return LocalProtocolError(f"{where}: {type(exc).__name__}: {exc}")
+
+
+def _never_connected(exc: Exception) -> bool:
+    """Whether a connection could not be made: botocore says so of those, too, that broke while they were in use."""
+    if not isinstance(exc, (botocore_errors.EndpointConnectionError, botocore_errors.ProxyConnectionError)):
+        return False
+    return not any(
+        isinstance(one, aiohttp.ClientConnectionError) and not isinstance(one, aiohttp.ClientConnectorError)
+        for one in chain(exc)
+    )
 
 
 @contextmanager

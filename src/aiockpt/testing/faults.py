@@ -37,6 +37,8 @@ class FaultKind(enum.StrEnum):
     """Perform the operation as if If-Match and If-None-Match had not been sent."""
     EMPTY_ETAG = "empty-etag"
     """Leave out the ETag: the header, and the text of the element in a document."""
+    WEAK_ETAG = "weak-etag"
+    """Make the ETag of the answer's header a weak one (``W/"…"``), as proxies that compress do."""
     CLOSE = "close"
     """Close the connection after the answer."""
 

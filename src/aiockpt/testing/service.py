@@ -92,6 +92,8 @@ def perform(state: State, operation: str, request: Request, disturbance: Disturb
     if disturbance.get(FaultKind.WHOLE_OBJECT):
         request = request.without(frozenset({"range"}))
     answer = OPERATIONS[operation](state, request)
+    if disturbance.get(FaultKind.WEAK_ETAG) and "ETag" in answer.headers:
+        answer = replace(answer, headers={**answer.headers, "ETag": f"W/{answer.headers['ETag']}"})
     return _without_etag(answer) if disturbance.get(FaultKind.EMPTY_ETAG) else answer
 
 

@@ -29,6 +29,10 @@ from aiockpt.wire.http1 import MAX_HEAD_BYTES, ChunkedBody, Framing, ResponseHea
 #: destination, so this also bounds that copy: 4 KiB for a body of several MiB.
 HEAD_READ_BYTES = 4 * KiB
 
+#: Most informational answers (1xx) before the real one. None is asked for, and each counts as progress: without a bound
+#: a server could keep a request waiting for ever. Proxies send a 100 or a few 102 at most.
+MAX_INFORMATIONAL = 16
+
 #: Most bytes of a body that no landing was chosen for: errors, and small objects read whole.
 MAX_BUFFERED_BYTES = 16 * MiB
 
@@ -96,6 +100,7 @@ class Connection(asyncio.BufferedProtocol):
         self._head_buffer = bytearray(MAX_HEAD_BYTES)
         self._head_view = memoryview(self._head_buffer)
         self._head_length = 0
+        self._informational = 0
         self._method = ""
         self._head: ResponseHead | None = None
         self._choose: ChooseLanding | None = None
@@ -156,7 +161,7 @@ class Connection(asyncio.BufferedProtocol):
         self.last_progress = self._loop.time()
         self._method = method
         self._choose = choose
-        self._head_length = 0
+        self._head_length = self._informational = 0
         self._response = self._loop.create_future()
         self._state = _State.HEAD
 
@@ -274,6 +279,9 @@ class Connection(asyncio.BufferedProtocol):
         head = parse_head(bytes(self._head_view[:end]))
         rest = bytes(self._head_view[end : self._head_length])
         if 100 <= head.status < 200:  # informational: the real one follows
+            self._informational += 1
+            if self._informational > MAX_INFORMATIONAL:
+                raise RemoteProtocolError(f"{self._informational} informational answers came and no real one")
             self._head_view[: len(rest)] = rest
             self._head_length = 0
             if rest:

@@ -1,0 +1,149 @@
+"""How an object comes to stand: the one request that does it, a PUT or a completion, whose answer may get lost.
+
+Shared by uploads and copies. What a store cannot do with conditions is learnt here, and said once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aiockpt.crc import crc32
+from aiockpt.engine.attempts import CountsRetries
+from aiockpt.errors import NotFound, PreconditionFailed, ServiceError
+from aiockpt.model import ANYTHING, ObjectId, ObjectInfo, Replaces
+from aiockpt.plan.retry import Operation, may_have_happened
+from aiockpt.transport.connection import MAX_BUFFERED_BYTES
+from aiockpt.wire.s3 import if_match
+
+if TYPE_CHECKING:
+    from aiockpt.engine.engine import Engine
+
+logger = logging.getLogger("aiockpt")
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """What the object will be: its size, and its CRC32 (None: not known)."""
+
+    nbytes: int
+    crc32: int | None
+
+
+class Conditions:
+    """What the stores behind an engine's buckets cannot do with conditional writes."""
+
+    def __init__(self) -> None:
+        self._refusing: set[str] = set()
+        self._weak: set[str] = set()
+
+    def possible(self, bucket: str, replaces: Replaces) -> Replaces:
+        """What may be asked of a bucket: ``replaces``, or nothing if conditions are refused there."""
+        return ANYTHING if bucket in self._refusing else replaces
+
+    def refused(self, bucket: str) -> None:
+        """A conditional write to ``bucket`` was answered with 501."""
+        if bucket not in self._refusing:
+            self._refusing.add(bucket)
+            logger.warning("bucket %s: the store refuses conditional writes; of two writers the last one wins", bucket)
+
+    def weak(self, bucket: str) -> None:
+        """``bucket`` has a weak ETag where a strong one is needed."""
+        if bucket not in self._weak:
+            self._weak.add(bucket)
+            logger.warning(
+                "bucket %s: ETags are weak, so that nothing can be written on condition of them; they are compared "
+                "before each write, but of two writers at the same moment the last one wins",
+                bucket,
+            )
+
+
+async def stand(
+    engine: Engine,
+    operation: Operation,
+    target: ObjectId,
+    attempt: Callable[[Replaces], Awaitable[ObjectInfo]],
+    whole: Whole,
+    replaces: Replaces,
+    stats: CountsRetries | None = None,
+) -> ObjectInfo:
+    """Do what makes an object stand, with retries.
+
+    A try whose answer was lost may have done it: the next one then finds the upload gone, or an object where there must
+    be none. So these are looked into before they are believed: with a PUT always, since the pool itself repeats what
+    was sent on a connection that turns out to have been closed.
+
+    Args:
+        engine: performs it.
+        operation: PUT or COMPLETE.
+        target: the object.
+        attempt: one try, on the condition that it is given.
+        whole: what the object will be.
+        replaces: the condition.
+        stats: told of every further attempt.
+
+    Raises:
+        PreconditionFailed: it would have replaced something else than it may.
+    """
+    lost = False  # an answer
+
+    async def attempt_or_look() -> ObjectInfo:
+        nonlocal lost
+        condition = engine.conditions.possible(target.bucket, replaces)
+        try:
+            if condition.etag and not if_match(condition.etag):
+                engine.conditions.weak(target.bucket)
+                await must_still_be(engine, target, condition.etag)
+            return await attempt(condition)
+        except (NotFound, PreconditionFailed):
+            if lost or operation is Operation.PUT:
+                info = await _already_there(engine, target, whole, by_size=lost)
+                if info is not None:
+                    return info
+            raise
+        except ServiceError as error:
+            if error.status == 501 and condition != ANYTHING:
+                engine.conditions.refused(target.bucket)
+                return await attempt(ANYTHING)
+            lost |= may_have_happened(error)
+            raise
+        except BaseException as error:
+            lost |= may_have_happened(error)
+            raise
+
+    return await engine.attempts(operation, target, attempt_or_look, stats=stats)
+
+
+async def must_still_be(engine: Engine, target: ObjectId, etag: str) -> None:
+    """Stand in for a condition on an ETag that cannot be sent, being weak.
+
+    Raises:
+        PreconditionFailed: the object is another.
+    """
+    now = await engine.client.control.head(target)
+    if now.etag != etag:
+        message = f"{target.uri} was replaced: ETag {now.etag} instead of {etag}"
+        raise PreconditionFailed(message, status=412, bucket=target.bucket, key=target.key)
+
+
+async def _already_there(engine: Engine, target: ObjectId, whole: Whole, *, by_size: bool) -> ObjectInfo | None:
+    """The object, if it stands there already.
+
+    By its CRC32 where the store tells it or the object is small enough to be read, else ``by_size``.
+    """
+    with suppress(NotFound):
+        info, stored = await engine.client.control.head_with_crc32(target)
+        if info.size != whole.nbytes:
+            return None
+        if whole.crc32 is None:
+            return info if by_size else None
+        if stored is None and info.size <= MAX_BUFFERED_BYTES:
+            data, _ = await (await engine.client.bulk(target.bucket)).get_whole(target)
+            stored = crc32(data)
+        if stored is not None:
+            return info if stored == whole.crc32 else None
+        return info if by_size else None
+    return None

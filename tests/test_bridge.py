@@ -529,3 +529,24 @@ def test_cancelling_before_the_beginning(bridge: Bridge) -> None:
         call = bridge.start(work)
     assert call.wait(10)
     assert not begun.is_set()
+
+
+def test_the_loops_threads_work_to_the_very_end() -> None:
+    """The standard executor refuses work once the main thread has ended, while other threads still save."""
+    source = """
+        import asyncio, threading
+        from aiockpt.bridge import get_bridge
+
+        def late():
+            threading.main_thread().join()
+            print(get_bridge().run(lambda: asyncio.to_thread(int, "42")))
+
+        threading.Thread(target=late).start()
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(source)], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("42\n", "")
+
+
+def test_what_fails_in_the_loops_threads_is_the_callers() -> None:
+    with pytest.raises(ValueError, match="invalid literal"):
+        get_bridge().run(lambda: asyncio.to_thread(int, "no number"))

@@ -143,6 +143,27 @@ class Call(Generic[T]):
         self._on_end()
 
 
+class _OwnThreads(concurrent.futures.Executor):
+    """The loop's default executor: a thread for each of the few things that aiobotocore does in one.
+
+    The standard one refuses work once the main thread has ended. A save that ``dcp.async_save`` began goes on then,
+    since the interpreter waits for it, and must be able to build its client.
+    """
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[T]:
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def work() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(fn(*args, **kwargs))
+                except BaseException as error:  # noqa: BLE001  # the future's
+                    future.set_exception(error)
+
+        threading.Thread(target=work, name="aiockpt-work", daemon=True).start()
+        return future
+
+
 class _Resource:
     """Something open on the loop, in a task of its own so that its scopes are entered and left in one task."""
 
@@ -180,6 +201,7 @@ class Bridge:
 
     def __init__(self) -> None:
         self._loop = uvloop.new_event_loop()
+        self._loop.set_default_executor(_OwnThreads())
         self._stop = asyncio.Event()
         self._resources: dict[Hashable, _Resource] = {}
         self._calls: set[Call[Any]] = set()  # those that have not ended

@@ -16,8 +16,11 @@ COMMANDS = {
     "get": ("aiockpt.commands.cp:get", "Fetch a checkpoint into a folder."),
     "inspect": ("aiockpt.commands.inspect:inspect", "Show the tensors of a checkpoint."),
     "ls": ("aiockpt.commands.ls:ls", "List the checkpoints below a prefix."),
+    "plan": ("aiockpt.commands.plan:plan", "Foresee a load: bytes, requests, time, cost."),
     "put": ("aiockpt.commands.cp:put", "Write a checkpoint from a folder to a bucket."),
+    "rm": ("aiockpt.commands.rm:rm", "Delete a checkpoint, its metadata first."),
     "serve": ("aiockpt.demo.serve:serve", "Run a local S3 endpoint, for trying things out."),
+    "sweep": ("aiockpt.commands.sweep:sweep", "Remove what killed writers left."),
 }
 
 

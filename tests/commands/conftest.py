@@ -21,7 +21,11 @@ Run = Callable[..., Result]
 def aiockpt(local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch) -> Run:
     for name, value in local_endpoint.environ().items():
         monkeypatch.setenv(name, value)
-    return lambda *arguments: CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+    def run(*arguments: object, stdin: str | None = None) -> Result:
+        return CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
+
+    return run
 
 
 def document(result: Result) -> dict[str, Any]:

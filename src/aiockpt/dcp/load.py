@@ -18,6 +18,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Protocol
 
 from torch.distributed.checkpoint.planner import LoadItemType
@@ -245,6 +246,15 @@ class ArchiveProbe(Task):
         except Surprise:
             return [BufferedItem(self._loading, item)]
 
+    def foreseen(self) -> Iterable[Task]:
+        """That head and tail are about as long as each other, as torch's are."""
+        item = self._item
+        start = item.offset + max(0, item.length - item.payload_nbytes) // 2
+        try:
+            return TensorLoad(self._loading, item, start, known_form=False).tasks()
+        except Surprise:
+            return [BufferedItem(self._loading, item)]
+
 
 class HeaderProbe(Task):
     """The header of a safetensors file: where are its tensors? One that makes no sense is fetched once more."""
@@ -268,6 +278,14 @@ class HeaderProbe(Task):
             if self._second_try:
                 raise MetadataError(f"{self.items[0]}: neither an archive nor a safetensors file: {exc}") from exc
             return [HeaderProbe(self._loading, self.items, self.staged_bytes, second_try=True)]
+
+    def foreseen(self) -> Iterable[Task]:
+        """That the file has the tensors that are wanted, in their order, behind what has been fetched."""
+        sizes = {item.read.storage_index.fqn: item.payload_nbytes for item in self.items}
+        starts = dict(zip(sizes, accumulate(sizes.values(), initial=self.staged_bytes), strict=False))
+        for item in self.items:
+            start = item.offset + starts[item.read.storage_index.fqn]
+            yield from TensorLoad(self._loading, item, start, known_form=True).tasks()
 
     def _follow(self) -> list[Task]:
         needed = data_offset(bytes(self._memory[:8]))

@@ -92,6 +92,10 @@ class Task(ABC):
     def landed(self) -> Iterable[Task]:
         """All reads have landed: check, copy, commit. Returns what is to be done next."""
 
+    def foreseen(self) -> Iterable[Task]:
+        """What ``landed`` most likely returns, told without the bytes; for forecasts."""
+        return ()
+
 
 def target_of(loading: Loading, item: StoredItem) -> torch.Tensor:
     """The tensor that the item fills, as the planner gives it.

@@ -58,6 +58,42 @@ def test_several_objects(store: Store, at: At) -> None:
     assert {key: get(store, at(key)) for key in written} == written
 
 
+def test_what_will_have_parts_is_begun_before_they_are_there(
+    tight_store: Store, at: At, local_endpoint: LocalEndpoint
+) -> None:
+    """A round trip that every part must wait for is under way while the first ones are made."""
+    local_endpoint.reset_stats()
+    with tight_store.upload() as upload:
+        writer = upload.object(at("large"), total_bytes=13 * MiB)
+        while "CreateMultipartUpload" not in local_endpoint.stats().requests:  # or the test's time runs out
+            pass
+        writer.copy_in(bytes(13 * MiB))
+        writer.close()
+    assert local_endpoint.stats().requests == {
+        "CreateMultipartUpload": 1,
+        "UploadPart": 3,
+        "CompleteMultipartUpload": 1,
+    }
+    assert get(tight_store, at("large")) == bytes(13 * MiB)
+
+
+def test_what_turns_out_smaller_than_it_was_said_to_be_is_written_all_the_same(tight_store: Store, at: At) -> None:
+    with tight_store.upload() as upload:
+        writer = upload.object(at("small"), total_bytes=13 * MiB)
+        writer.copy_in(b"small")
+        writer.close()
+    assert get(tight_store, at("small")) == b"small"
+
+
+def test_what_was_begun_and_is_given_up_before_its_first_part_is_aborted(
+    tight_store: Store, at: At, local_endpoint: LocalEndpoint
+) -> None:
+    with tight_store.upload() as upload:
+        upload.object(at("never"), total_bytes=13 * MiB).discard()
+    assert local_endpoint.stats().uploads_open == 0
+    assert not tight_store.exists(at("never"))
+
+
 def test_what_it_may_replace(store: Store, at: At) -> None:
     store.put(at("a"), b"first")
     with pytest.raises(PreconditionFailed), store.upload() as upload:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -145,6 +146,26 @@ class WaitingPlanner(DefaultSavePlanner):
         self.reached.set()
         assert self.go_on.wait(30)
         return super().resolve_data(write_item)
+
+
+def test_what_will_be_replaced_is_looked_up_while_the_new_data_are_written(
+    path: str, local_endpoint: LocalEndpoint
+) -> None:
+    save(path, 1)
+    local_endpoint.reset_stats()
+    planner = WaitingPlanner()
+    thread = threading.Thread(target=save, args=(path, 2, planner))
+    thread.start()
+    try:
+        assert planner.reached.wait(30)
+        while not any(record.operation == "GetObject" for record in local_endpoint.requests()):  # or time runs out
+            assert not any(record.operation == "PutObject" for record in local_endpoint.requests())
+    finally:
+        planner.go_on.set()
+        thread.join(30)
+    operations = Counter(record.operation for record in local_endpoint.requests())
+    assert operations == {"HeadObject": 1, "ListObjectsV2": 1, "GetObject": 1, "PutObject": 2, "DeleteObject": 1}
+    assert names(path) == [".metadata", "__0_1.distcp"]
 
 
 @pytest.mark.parametrize("first", [False, True])

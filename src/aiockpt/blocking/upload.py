@@ -46,10 +46,10 @@ class BlockingUpload:
         Args:
             target: where it goes.
             replaces: what it may replace.
-            total_bytes: its size if that is known: its parts are then of one size.
+            total_bytes: its size, or about that, if that is known: its parts are then of one size, and if there will be
+                several, a multipart upload is begun at once.
         """
-        outgoing = self._upload.begin(target, replaces)
-        return ObjectWriter(self, outgoing, total_bytes)
+        return ObjectWriter(self, self._upload.begin(target, replaces), total_bytes)
 
     def submit(self, outgoing: OutgoingObject, part: OutgoingPart) -> None:
         """Hand a part of ``outgoing`` over to the loop."""
@@ -99,7 +99,11 @@ class ObjectWriter:
         self._upload = upload
         self._outgoing = outgoing
         self._held: list[OutgoingPart] = []  # the first part, which is sent only once it is known whether more follow
-        self._assembler = PartAssembler(upload.engine.part_sizes(total_bytes), self._take, upload.reserve)
+        part_bytes = upload.engine.part_sizes(total_bytes)
+        self._assembler = PartAssembler(part_bytes, self._take, upload.reserve)
+        self._has_parts = total_bytes is not None and total_bytes > part_bytes(1)
+        if self._has_parts:
+            upload.call_soon(outgoing.expect_parts)
 
     def tell(self) -> int:
         """Bytes written so far."""
@@ -136,7 +140,7 @@ class ObjectWriter:
 
     def _take(self, part: OutgoingPart) -> None:
         self._held.append(part)
-        if part.number > 1:
+        if part.number > 1 or self._has_parts:
             self._submit_held()
 
     def _submit_held(self) -> None:

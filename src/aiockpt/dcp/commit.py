@@ -69,8 +69,22 @@ async def survey(engine: Engine, metadata: ObjectId, prefix: ObjectId) -> Survey
     return Survey(found[0], prefix, max(numbers) + 1)
 
 
+async def replaced_data(engine: Engine, found: Survey, metadata: ObjectId) -> frozenset[str]:
+    """Keys of the objects that the standing metadata refer to, to be read while the new data are written.
+
+    None if they cannot be read: then a sweep has to find them.
+    """
+    if not found.exists:
+        return frozenset()
+    try:
+        return await data_of(engine, metadata)
+    except (MetadataError, NotFound) as error:
+        logger.warning("what the replaced checkpoint leaves behind is not deleted: %s", error)
+        return frozenset()
+
+
 async def commit(
-    engine: Engine, found: Survey, metadata: ObjectId, base: ObjectId, data: bytes, paths: Collection[str]
+    engine: Engine, found: Survey, metadata: ObjectId, data: bytes, kept: Collection[str], replaced: Collection[str]
 ) -> None:
     """Make the new metadata stand, then delete the data that only the replaced ones referred to.
 
@@ -78,17 +92,16 @@ async def commit(
         engine: performs it.
         found: the survey of before the save.
         metadata: where the metadata lie.
-        base: the checkpoint: its objects' paths are below.
         data: the new metadata's bytes.
-        paths: the objects that they refer to.
+        kept: keys of the objects that they refer to.
+        replaced: see ``replaced_data``.
 
     Raises:
         PreconditionFailed: another writer has committed here since the survey; its checkpoint stands.
     """
-    replaced = await _data_of_replaced(engine, metadata) if found.exists else frozenset()
     await _put(engine, metadata, data, found.replaces)
-    left = replaced.difference((base / path).key for path in paths)
-    await run_all(partial(_delete, engine, ObjectId(base.bucket, key)) for key in sorted(left))
+    left = set(replaced).difference(kept)
+    await run_all(partial(_delete, engine, ObjectId(metadata.bucket, key)) for key in sorted(left))
 
 
 async def _put(engine: Engine, metadata: ObjectId, data: bytes, replaces: Replaces) -> None:
@@ -103,15 +116,6 @@ async def _put(engine: Engine, metadata: ObjectId, data: bytes, replaces: Replac
             where = ObjectId(metadata.bucket, folder_of(metadata.key)).uri
             error.args = (f"{error.args[0]}: another writer saved to {where} meanwhile, and its checkpoint stands",)
         raise
-
-
-async def _data_of_replaced(engine: Engine, metadata: ObjectId) -> frozenset[str]:
-    """The objects that standing metadata refer to; none if they cannot be read, then a sweep has to find them."""
-    try:
-        return await data_of(engine, metadata)
-    except (MetadataError, NotFound) as error:
-        logger.warning("what the replaced checkpoint leaves behind is not deleted: %s", error)
-        return frozenset()
 
 
 async def _delete(engine: Engine, target: ObjectId) -> None:

@@ -24,7 +24,7 @@ from torch.futures import Future
 
 from aiockpt.bridge import Call
 from aiockpt.config import S3ClientConfig
-from aiockpt.dcp.commit import Survey, commit, survey
+from aiockpt.dcp.commit import Survey, commit, replaced_data, survey
 from aiockpt.dcp.file_system import S3FileSystem, object_at
 from aiockpt.dcp.metadata import dump_metadata
 from aiockpt.dcp.peers import Fate, failing_together, shared_fates
@@ -77,6 +77,7 @@ class S3StorageWriter(FileSystemWriter):
         self.prefix_strategy = prefix_strategy or DefaultPrefixStrategy()
         self._commits = False  # whether ``finish`` will be called here
         self._survey: Call[Survey] | None = None
+        self._replaced: Call[frozenset[str]] | None = None
         self._recording = Recording("save")
 
     @property
@@ -91,7 +92,7 @@ class S3StorageWriter(FileSystemWriter):
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
         """Turn to another save, at another path if one is given."""
         super().reset(checkpoint_id)
-        self._survey = None
+        self._survey = self._replaced = None
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         """Begin to look what stands at the path, while DCP plans."""
@@ -106,14 +107,8 @@ class S3StorageWriter(FileSystemWriter):
         Raises:
             RuntimeError: there is a checkpoint already and ``overwrite`` is False.
         """
-        if self._found().exists:
-            if not self.overwrite:
-                raise RuntimeError(f"Checkpoint already exists at {self.path} and {self.overwrite=}.")
-            warnings.warn(
-                f"{self.path} holds a checkpoint already, which this save replaces when it commits. Pass "
-                "overwrite=False to have this refused, overwrite=True to say that it is meant.",
-                stacklevel=2,
-            )
+        if not self.overwrite and self._found().exists:
+            raise RuntimeError(f"Checkpoint already exists at {self.path} and {self.overwrite=}.")
         if self.rank is not None and not self.use_collectives:
             plan = self._with_prefix(plan, self.rank)
         return plan
@@ -141,6 +136,8 @@ class S3StorageWriter(FileSystemWriter):
 
     def _write(self, plan: SavePlan, planner: SavePlanner, prefix: str) -> list[WriteResult]:
         found = self._found(prefix)
+        if found.exists:
+            self._begin_replacing(found)
         buckets = (
             _split_by_size_and_type(self.thread_count, plan.items)
             if self.single_file_per_rank
@@ -160,6 +157,17 @@ class S3StorageWriter(FileSystemWriter):
             self._recording.finish()
         return results
 
+    def _begin_replacing(self, found: Survey) -> None:
+        """Say that a checkpoint will be replaced; find out which data it has while the new ones are written."""
+        warnings.warn(
+            f"{self.path} holds a checkpoint already, which this save replaces when it commits. Pass "
+            "overwrite=False to have this refused, overwrite=True to say that it is meant.",
+            stacklevel=2,
+        )
+        if self._commits:
+            target = self._metadata_object
+            self._replaced = self._fs.store.start(lambda engine: replaced_data(engine, found, target))
+
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Commit: write ``.metadata``, in one request, after all data."""
         metadata.version = CURRENT_DCP_VERSION
@@ -169,14 +177,16 @@ class S3StorageWriter(FileSystemWriter):
         with recorder.working(), recorder.phase(Phase.COMMIT):
             self._commit(metadata, recorder)
         self._recording.finish()
-        self._survey = None
+        self._survey = self._replaced = None
 
     def _commit(self, metadata: Metadata, recorder: Recorder) -> None:
         data = dump_metadata(metadata)
         recorder.add(len(data))
         paths = {place.relative_path for place in metadata.storage_data.values()}
-        found, target, base = self._found(), self._metadata_object, self._base
-        self._fs.store.run(lambda engine: commit(engine, found, target, base, data, paths))
+        kept = {(self._base / path).key for path in paths}
+        replaced = self._replaced.result() if self._replaced is not None else frozenset()
+        found, target = self._found(), self._metadata_object
+        self._fs.store.run(lambda engine: commit(engine, found, target, data, kept, replaced))
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
@@ -188,7 +198,7 @@ class S3StorageWriter(FileSystemWriter):
         return cast("S3FileSystem", self.fs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_survey": None}
+        return {**self.__dict__, "_survey": None, "_replaced": None}
 
     @property
     def _metadata_object(self) -> ObjectId:

@@ -1,7 +1,8 @@
 """Uploads: objects written as parts that a crew sends, from the memory where the bytes are.
 
-An object of one part is one PUT; more parts are a multipart upload, begun when its second part comes. The parts carry
-their CRC32, the completed object the combination of all. What fails or is cancelled is aborted before ``run`` ends.
+An object of one part is one PUT; more parts are a multipart upload, begun when its second part comes, or before the
+first if it was said that there will be several. The parts carry their CRC32, the completed object the combination of
+all. What fails or is cancelled is aborted before ``run`` ends.
 
 ``Upload`` lives on the loop thread; ``submit``, ``seal`` and ``finish`` are called from elsewhere through
 ``bridge.call_soon``.
@@ -85,18 +86,17 @@ class OutgoingObject:
         self._sealed: Whole | None = None
         self._discarded = False
 
+    def expect_parts(self) -> None:
+        """There will be several parts: begin the multipart upload now, before they are there."""
+        self._parts()
+
     def submit(self, part: OutgoingPart) -> None:
         """Queue a part."""
         self._expected += 1
-        if self._expected == 1:
+        if self._expected == 1 and self._multipart is None:
             self._held = part
-            return
-        if self._multipart is None:
-            engine = self._upload.engine
-            multipart = self._multipart = MultipartUpload(engine, self.target, checksums=engine.checksums)
-            self._upload.queue(lambda: self._begin(multipart))
-            self._send_soon(multipart, self._take_held())
-        self._send_soon(self._multipart, part)
+        else:
+            self._send_soon(self._parts(), part)
 
     def seal(self, nbytes: int, crc32: int) -> None:
         """All parts were submitted (at least one, perhaps empty): this is the whole object's size and CRC32."""
@@ -118,6 +118,16 @@ class OutgoingObject:
         """Drop what was begun and does not stand; see ``MultipartUpload.abort_quietly``."""
         if self._multipart is not None:
             await self._multipart.abort_quietly(limit_s)
+
+    def _parts(self) -> MultipartUpload:
+        """The multipart upload, begun now if it was not before."""
+        if self._multipart is None:
+            engine = self._upload.engine
+            multipart = self._multipart = MultipartUpload(engine, self.target, checksums=engine.checksums)
+            self._upload.queue(lambda: self._begin(multipart))
+            if self._held is not None:
+                self._send_soon(multipart, self._take_held())
+        return self._multipart
 
     def _take_held(self) -> OutgoingPart:
         part, self._held = self._held, None

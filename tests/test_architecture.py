@@ -46,7 +46,7 @@ ROOMS = {
     "plan": room("errors model", pure=True),
     "wire": room("errors model", "httptools", pure=True),
     "archive": room("errors model crc", "torch", pure=True),
-    "observe": room("errors model"),
+    "observe": room("errors model", "rich"),
     "transport": room(f"{VALUES} wire observe", "uvloop"),
     "s3": room(f"{DECISIONS} observe transport", "aiobotocore aiohttp botocore"),
     "engine": room(f"{DECISIONS} observe transport s3", "anyio"),
@@ -74,7 +74,9 @@ EVENT_LOOPS = {"anyio", "asyncio", "uvloop"}
 ENVIRONMENT_READERS = {"config", "testing", "application"}
 
 #: Libraries that aiockpt works without, imported where they are used. Name: why it is optional.
-OPTIONAL_LIBRARIES: dict[str, str] = {}
+OPTIONAL_LIBRARIES: dict[str, str] = {
+    "opentelemetry": "for programs that use it already; nobody else should pay for its import",
+}
 
 #: Modules without a test file of their own. Dotted name: what tests them instead.
 WITHOUT_MIRROR: dict[str, str] = {}

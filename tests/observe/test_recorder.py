@@ -152,3 +152,16 @@ def test_slices(recorder: Recorder) -> None:
     recorder.sliced(3)
     recorder.sliced(1)
     assert (recorder.report().slices, recorder.report().stretches) == (2, 4)
+
+
+def test_a_transfer_that_fails_is_told_once_with_its_time(
+    recorder: Recorder, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, float]] = []
+    monkeypatch.setattr(
+        "aiockpt.observe.recorder.tell_finished", lambda it: told.append((it.error, it.times[Phase.TRANSFER].spent_s))
+    )
+    with pytest.raises(OSError, match="gone"), recorder.phase(Phase.TRANSFER), recorder.phase(Phase.VERIFY):
+        clock.time += 2
+        raise OSError("gone")
+    assert told == [("OSError", 2)]

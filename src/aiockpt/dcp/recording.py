@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from aiockpt.bridge import get_bridge
+from aiockpt.observe.otel import watch_if_used
 from aiockpt.observe.recorder import Recorder
 from aiockpt.observe.report import Kind, Progress, Report
 
@@ -27,6 +28,7 @@ class Recording:
 
     def begin(self, uri: str, rank: int | None) -> Recorder:
         """Another one begins."""
+        watch_if_used()
         self.report = None
         self._recorder = Recorder(self._kind, uri, rank or 0, cpu=_cpu_s)
         return self._recorder

@@ -30,6 +30,7 @@ from aiockpt.engine.standing import Conditions
 from aiockpt.engine.upload import OutgoingPart, Upload
 from aiockpt.errors import AccessDenied, AiockptError, NotFound, Throttled
 from aiockpt.model import ANYTHING, ByteRange, ObjectId, ObjectInfo, Replaces
+from aiockpt.observe.otel import watch_if_used
 from aiockpt.observe.trace import trace_process
 from aiockpt.plan.concurrency import ConcurrencyController, start_connections
 from aiockpt.plan.parts import check_part_size, part_bytes, part_bytes_at
@@ -82,6 +83,7 @@ class Engine:
     async def __aenter__(self) -> Self:
         if path := trace_path():
             trace_process(path)
+        watch_if_used()
         await self._exits.enter_async_context(self.client)
         return self
 

@@ -4,8 +4,8 @@ Whoever performs a request opens an ``Exchange`` around it and stamps it on its 
 told: those of the whole process (a timeline, OpenTelemetry), and those of the save or load that it belongs to. Which
 that is follows the context (``contextvars``): what a task or a call to the loop thread is started from, it serves.
 
-Costs about a microsecond a request, some fifty of which are spent on its signature. This room knows no HTTP, no S3 and
-no loop.
+Costs 2 to 3 µs a request (measured 2026-11 on a busy 2-core machine), where its signature takes 50. This room knows no
+HTTP, no S3 and no loop.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class Witness(Observer, Protocol):
         """Something was measured."""
 
     def finished(self, recorder: Recorder) -> None:
-        """A save or load has succeeded."""
+        """A save or load has succeeded, or failed with ``recorder.error``."""
 
 
-_everywhere: tuple[Witness, ...] = ()
+_everywhere: list[Witness] = []
 _here: ContextVar[tuple[Observer, ...]] = ContextVar("aiockpt_observers", default=())
 
 
@@ -101,7 +101,7 @@ class Exchange:
     def __enter__(self) -> Self:
         self.asked_s = clock()
         self.attempt = attempt_number.get()
-        self._observers = _everywhere + _here.get()
+        self._observers = (*_everywhere, *_here.get())
         for observer in self._observers:
             observer.began(self)
         return self
@@ -128,14 +128,12 @@ def watching(observer: Observer) -> Iterator[None]:
 
 def watch_everywhere(witness: Witness) -> None:
     """Show ``witness`` what happens in this process from now on."""
-    global _everywhere  # noqa: PLW0603  # the process is the scope
-    _everywhere = (*_everywhere, witness)
+    _everywhere.append(witness)
 
 
 def unwatch_everywhere(witness: Witness) -> None:
     """End that; exchanges under way are still shown to their end."""
-    global _everywhere  # noqa: PLW0603  # the process is the scope
-    _everywhere = tuple(other for other in _everywhere if other is not witness)
+    _everywhere.remove(witness)
 
 
 def gauge(name: str, value: float) -> None:
@@ -145,6 +143,6 @@ def gauge(name: str, value: float) -> None:
 
 
 def tell_finished(recorder: Recorder) -> None:
-    """Tell the witnesses that a save or load has succeeded."""
-    for witness in _everywhere:
+    """Tell the witnesses that a save or load has ended."""
+    for witness in tuple(_everywhere):
         witness.finished(recorder)

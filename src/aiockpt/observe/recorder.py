@@ -37,6 +37,7 @@ class Recorder:
 
     Attributes:
         times: of the phases that have ended.
+        error: the class of what made it fail; ``""``: nothing has.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Recorder:
         self.uri = uri
         self.rank = rank
         self.times: dict[Phase, PhaseTime] = {}
+        self.error = ""
         self._now = now
         self._cpu = cpu
         self._started_s = now()
@@ -80,15 +82,23 @@ class Recorder:
 
     @contextmanager
     def phase(self, phase: Phase) -> Iterator[None]:
-        """Count the time of this block for ``phase``. The transfer ends the plan."""
+        """Count the time of this block for ``phase``.
+
+        The transfer ends the plan; a transfer or commit that fails ends it all, and the witnesses are told.
+        """
         start = self._now()
         if phase is Phase.TRANSFER and not self._transfer_s:
             self._transfer_s = start
             self._spent(Phase.PLAN, self._started_s, start)
         try:
             yield
+        except BaseException as error:
+            self.error = self.error or type(error).__name__
+            raise
         finally:
             self._spent(phase, start, self._now())
+            if self.error and phase in {Phase.TRANSFER, Phase.COMMIT}:
+                tell_finished(self)
 
     def add(self, nbytes: int) -> None:
         """So many bytes were wanted, and have been moved already: metadata."""

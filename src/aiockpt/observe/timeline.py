@@ -68,7 +68,7 @@ class Timeline:
         start = min(time.start_s for time in times.values())
         end = max(time.end_s for time in times.values())
         track = self._free_track(WORK_TRACK, start, end)
-        args = {"uri": recorder.uri, "rank": recorder.rank}
+        args = {"rank": recorder.rank, "error": recorder.error}
         return [
             *self._name_track(track, f"saves and loads {track - WORK_TRACK + 1}"),
             self._slice(track, f"{recorder.kind} {recorder.uri}", start, end, args),

@@ -58,8 +58,9 @@ ROOMS = {
     "testing": room("errors model wire", "httptools uvloop zlib_ng"),
     "inspection": room(LIBRARY, "torch", pure=True),
     "transfer": room(f"{LIBRARY} inspection", "anyio torch"),
-    "top": room(LIBRARY, "anyio torch"),
-    "application": room(f"{LIBRARY} testing inspection transfer top", "anyio click rich torch"),
+    "checkpoints": room(f"{LIBRARY} inspection", "torch"),
+    "top": room(f"{LIBRARY} checkpoints", "anyio torch"),
+    "application": room(f"{LIBRARY} testing inspection transfer checkpoints top", "anyio click rich torch"),
 }
 
 #: Top-level modules that are programs built on the library, and so may also start the local endpoint.

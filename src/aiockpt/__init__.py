@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from aiockpt.blocking.writing import S3Writer
     from aiockpt.checkpoint import S3Checkpoint
+    from aiockpt.checkpoints.awaited import Checkpoints
+    from aiockpt.checkpoints.blocking import BlockingCheckpoints
     from aiockpt.config import S3ClientConfig
     from aiockpt.engine.engine import Engine
     from aiockpt.errors import AiockptError, S3Exception
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AiockptError",
+    "BlockingCheckpoints",
+    "Checkpoints",
     "Engine",
     "Progress",
     "Report",
@@ -42,6 +46,8 @@ logging.getLogger("aiockpt").addHandler(logging.NullHandler())  # quiet unless t
 
 _HOMES = {
     "AiockptError": "aiockpt.errors",
+    "BlockingCheckpoints": "aiockpt.checkpoints.blocking",
+    "Checkpoints": "aiockpt.checkpoints.awaited",
     "Engine": "aiockpt.engine.engine",
     "Progress": "aiockpt.observe.report",
     "Report": "aiockpt.observe.report",

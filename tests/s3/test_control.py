@@ -158,3 +158,14 @@ async def test_the_services_clock(client: S3Client, local_bucket: str, monkeypat
     assert await client.control.service_time(local_bucket) is None
     with pytest.raises(NotFound):
         await client.control.parts_page(ObjectId(local_bucket, "key"), "no-such-upload", 0)
+
+
+async def test_a_store_without_uploads_may_answer_that_there_is_no_such_upload(
+    client: S3Client, local_bucket: str, local_endpoint: LocalEndpoint
+) -> None:
+    """rclone does."""
+    for turn, code in enumerate(("NoSuchUpload", "NoSuchBucket")):
+        local_endpoint.add_fault(Fault(FaultKind.ERROR, "ListMultipartUploads", status=404, code=code, skip=turn))
+    assert await client.control.pending_page(ObjectId(local_bucket, ""), ("", "")) == ([], ("", ""))
+    with pytest.raises(NotFound):
+        await client.control.pending_page(ObjectId(local_bucket, ""), ("", ""))

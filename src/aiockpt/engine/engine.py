@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import datetime
 from functools import partial
@@ -148,7 +148,7 @@ class Engine:
             return False
         return True
 
-    async def list_objects(self, prefix: ObjectId, delimiter: str = "") -> AsyncIterator[ListedObject | str]:
+    async def list_objects(self, prefix: ObjectId, delimiter: str = "") -> AsyncGenerator[ListedObject | str, None]:
         """Objects whose key starts with ``prefix.key``, and common prefixes as ``str``, page by page."""
         control = self.client.control
         token = ""

@@ -12,6 +12,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from aiockpt.config import S3ClientConfig
+from aiockpt.errors import NotFound
 from aiockpt.model import ANYTHING, ByteRange, ObjectId, ObjectInfo, Replaces
 from aiockpt.s3.arguments import (
     account_arguments,
@@ -137,11 +138,16 @@ class ControlPlane:
         ``after``: the markers that came with the page before; empty for the first, and returned empty with the last.
         """
         markers = {"KeyMarker": after[0], "UploadIdMarker": after[1]} if after[0] else {}
-        with self._session.requesting("LIST UPLOADS", prefix):
-            client = await self._session.client()
-            page = await client.list_multipart_uploads(
-                Bucket=prefix.bucket, Prefix=prefix.key, **markers, **account_arguments(self._config)
-            )
+        try:
+            with self._session.requesting("LIST UPLOADS", prefix):
+                client = await self._session.client()
+                page = await client.list_multipart_uploads(
+                    Bucket=prefix.bucket, Prefix=prefix.key, **markers, **account_arguments(self._config)
+                )
+        except NotFound as error:
+            if error.code != "NoSuchUpload":  # which rclone answers where there are none
+                raise
+            return [], ("", "")
         rows = [PendingUpload(row["Key"], row["UploadId"], row.get("Initiated")) for row in page.get("Uploads", ())]
         following = (str(page.get("NextKeyMarker", "")), str(page.get("NextUploadIdMarker", "")))
         return rows, following if page.get("IsTruncated") and following != after else ("", "")

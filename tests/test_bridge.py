@@ -550,3 +550,31 @@ def test_the_loops_threads_work_to_the_very_end() -> None:
 def test_what_fails_in_the_loops_threads_is_the_callers() -> None:
     with pytest.raises(ValueError, match="invalid literal"):
         get_bridge().run(lambda: asyncio.to_thread(int, "no number"))
+
+
+def spin(seconds: float) -> Callable[[], Coroutine[Any, Any, None]]:
+    """Work that uses that much of its thread's CPU time."""
+
+    async def work() -> None:
+        end = time.thread_time() + seconds
+        while time.thread_time() < end:
+            pass
+
+    return work
+
+
+def test_cpu_time_is_that_of_the_loop_thread(bridge: Bridge) -> None:
+    bridge.run(spin(0.0))
+    before = bridge.cpu_s
+    bridge.run(spin(0.02))
+    assert bridge.cpu_s - before >= 0.02
+    bridge.close()
+    assert bridge.cpu_s >= 0  # whether or not the system still knows the thread
+
+
+def test_where_a_threads_cpu_time_cannot_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(time, "pthread_getcpuclockid")
+    bridge = Bridge()
+    assert bridge.run(lambda: value(3)) == 3
+    assert bridge.cpu_s == 0
+    bridge.close()

@@ -273,8 +273,8 @@ class Bridge:
 
     @property
     def cpu_s(self) -> float:
-        """CPU seconds of the loop thread so far; 0 before it runs, and after it has ended."""
-        with suppress(OSError):
+        """CPU seconds of the loop thread so far; 0 before it runs, and on macOS, which cannot tell."""
+        with suppress(OSError):  # the thread is gone
             return time.clock_gettime(self._cpu_clock) if self._cpu_clock is not None else 0.0
         return 0.0
 
@@ -325,7 +325,8 @@ class Bridge:
     # ---- on the loop thread
 
     def _run(self) -> None:
-        self._cpu_clock = time.pthread_getcpuclockid(threading.get_ident())
+        if hasattr(time, "pthread_getcpuclockid"):
+            self._cpu_clock = time.pthread_getcpuclockid(threading.get_ident())
         try:
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 runner.run(self._main())

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 import pickle
+import re
 import threading
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.distributed.checkpoint import DefaultLoadPlanner
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.planner import LoadPlan
 
+import aiockpt
 from aiockpt import S3ReaderConstructor
 from aiockpt.dcp.recording import Recording
 from aiockpt.model import MiB
 from aiockpt.observe.report import Phase, Progress, Report
+from aiockpt.observe.timeline import WORK_TRACK
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
 from dcp.checkpoints import Place, emptied, load, random_tensor, same_bits, save
 
@@ -114,14 +124,10 @@ def test_slices_say_what_they_were_fetched_as(
     assert f"(0, 0)+({rows}, {columns // 2}) of ({rows}, {columns}): {wanted.nbytes} bytes in 2 ranges" in said
 
 
-class ColumnsPlanner(torch.distributed.checkpoint.DefaultLoadPlanner):
+class ColumnsPlanner(DefaultLoadPlanner):
     """Has the first half of each row loaded, as a rank of two would that shard columns."""
 
     def create_local_plan(self) -> Any:
-        import dataclasses
-
-        from torch.distributed.checkpoint.planner import LoadPlan
-
         self.state_dict["w"] = torch.zeros(64, 32 * 1024)
         plan = super().create_local_plan()
         (item,) = plan.items
@@ -195,3 +201,46 @@ def test_finishing_twice_tells_more(caplog: pytest.LogCaptureFixture) -> None:
     recording.finish()
     assert recording.report is not None
     assert recording.report.wanted_bytes == 5
+
+
+def test_a_hedged_load_says_so(local: Place, local_endpoint: LocalEndpoint) -> None:
+    state = {"w": random_tensor((64 * MiB,), torch.uint8)}
+    local.save(state)
+    local_endpoint.reset_stats()
+    local_endpoint.add_fault(Fault(FaultKind.CRAWL, "GetObject", skip=15, bytes_per_s=5000))
+    report = loaded(local, emptied(state), hedge_share=0.1)
+    assert report.hedges == 1
+    assert report.retries == 0
+    assert report.operations == local_endpoint.stats().requests
+
+
+def test_a_trace_of_a_load_has_every_request(local: Place, local_endpoint: LocalEndpoint, tmp_path: Path) -> None:
+    local.save(STATE)
+    local_endpoint.reset_stats()
+    local_endpoint.add_fault(Fault(FaultKind.ERROR, "GetObject", skip=2))
+    with aiockpt.trace(tmp_path / "trace.json"):
+        local.load(emptied(STATE))
+    slices = [event for event in json.loads((tmp_path / "trace.json").read_text()) if event["ph"] == "X"]
+    requests = [event for event in slices if "status" in event["args"]]
+    served = local_endpoint.requests()
+    assert Counter(asked(event["name"]) for event in requests) == Counter(
+        (record.operation, record.key, record.range) for record in served
+    )
+    assert Counter(event["args"]["status"] for event in requests) == Counter(record.status for record in served)
+    assert {event["args"]["attempt"] for event in requests} == {1, 2}
+    received = sum(event["args"]["received_bytes"] for event in requests if event["args"]["status"] < 300)
+    assert received == sum(record.body_bytes_out for record in served if record.status < 300)
+    for track in {event["tid"] for event in requests}:
+        spans = sorted((event["ts"], event["ts"] + event["dur"]) for event in requests if event["tid"] == track)
+        assert all(start >= end - 1e-3 for (_, end), (start, _) in pairwise(spans))
+    work = [event["name"] for event in slices if event["tid"] >= WORK_TRACK]
+    assert work == [f"load {local.uri('ckpt')}", "plan", "transfer", "verify"]
+
+
+def asked(name: str) -> tuple[str, str, str]:
+    """Operation, key and Range header that a slice's name speaks of."""
+    operation, key, span = re.fullmatch(r"(\w+) (\S+)(?: \[(.*)\))?", name).groups()  # type: ignore[union-attr]
+    if span is None:
+        return operation, key, ""
+    start, end = span.split(", ")
+    return operation, key, f"bytes={start}-{int(end) - 1}"

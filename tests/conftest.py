@@ -8,10 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that `servers` is importable; tests are not a package
 
 pytest_plugins = ["servers.fixtures"]
+
+# The same examples in every run, so that a change that has nothing to do with it never fails on one. To look for new
+# ones, with another seed each time:
+#   pytest tests/fuzz --hypothesis-profile fuzz -o timeout=0 -o faulthandler_timeout=0
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("fuzz", max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck))
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,12 @@ def test_records_are_those_that_zipfile_finds(item: bytes) -> None:
                 offset = end_of_data(item, local)
 
 
+@pytest.mark.parametrize("item", [b"", b"PK", bytes(21)])
+def test_items_too_short_for_an_archive(item: bytes) -> None:
+    with pytest.raises(Surprise):
+        directory(Ends(item, item, len(item)))
+
+
 def test_slices_come_from_the_end_that_holds_them() -> None:
     ends = Ends(b"0123", b"89", 10)
     assert (ends.slice(1, 3), ends.slice(8, 2), ends.slice(10, 0)) == (b"123", b"89", b"")

@@ -193,6 +193,21 @@ def test_a_target_of_another_shape_is_refused_before_anything_is_written_to_it(s
     assert not planner.targets["w"].any()
 
 
+@pytest.mark.parametrize("kind", ["small", "large", "large transposed"])
+def test_damage_around_the_elements_does_not_hide_damage_in_them(kind: str) -> None:
+    """Python's zipfile refuses such archives, torch's reader does not, nor does it look at CRC32s."""
+    stored = Stored()
+    value = KINDS[kind]
+    item = stored.add("w", value)
+    middle = stored.data.index(storage_view(value).tobytes()[-40:]) + 5
+    stored.data[middle] ^= 1
+    stored.data[stored.data.index(b"byteorder")] ^= 0x80
+    planner = Targets(w=torch.zeros(value.shape))
+    with pytest.raises(ChecksumMismatch, match="'w'"):
+        stored.serve(list(load._tasks(planner.loading, [item])))
+    assert not planner.committed
+
+
 def test_an_item_that_is_no_archive() -> None:
     stored = Stored()
     item = stored.add("w", torch.ones(300, 500))

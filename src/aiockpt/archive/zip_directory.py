@@ -62,6 +62,7 @@ class Ends:
 
     def slice(self, start: int, nbytes: int) -> bytes:
         """Bytes ``[start, start + nbytes)`` of the item, from whichever end holds all of them."""
+        require(start >= 0, "a zip structure begins before the item")
         if start + nbytes <= len(self.head):
             return self.head[start : start + nbytes]
         start -= self.nbytes - len(self.tail)

@@ -20,6 +20,7 @@ from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint.filesystem import _StorageReaderTransforms
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlanner
 
+from aiockpt.archive.records import LOCAL_SIGNATURE
 from aiockpt.archive.surprise import StridedPayload, Surprise, require
 from aiockpt.archive.torchload import confirm, is_common_head, payload_of
 from aiockpt.archive.torchsave import plain, storage_view
@@ -207,19 +208,19 @@ def mismatch(start: int, block: ByteRange) -> ChecksumMismatch:
 
 
 def _check_records(data: io.BytesIO) -> bool:
-    """Compare an archive's records with their CRC32s; whether there were any. Whatever is no archive passes.
+    """Compare an archive's records with their CRC32s; whether there were any. What is no archive at all passes.
 
     Raises:
-        ChecksumMismatch: one does not match.
+        ChecksumMismatch: one does not match, or something around the records: torch would read them all the same.
     """
-    bad, any_recorded = None, False
+    if data.getbuffer()[: len(LOCAL_SIGNATURE)] != LOCAL_SIGNATURE:
+        return False
     try:
         with zipfile.ZipFile(data) as archive:
             any_recorded = any(record.CRC for record in archive.infolist())
-            if any_recorded:
-                bad = archive.testzip()
-    except Exception:  # noqa: BLE001, S110  # no archive, or too damaged to be one: torch tells
-        pass
+            bad = archive.testzip() if any_recorded else None
+    except Exception as exc:  # zipfile raises much more than its own
+        raise ChecksumMismatch(f"the archive is damaged ({type(exc).__name__}: {exc})") from exc
     data.seek(0)
     if bad is not None:
         raise ChecksumMismatch(f"the CRC32 of its record {bad!r} does not match")

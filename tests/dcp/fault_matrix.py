@@ -83,7 +83,7 @@ ROWS = [
     Row(
         "connection reset before the answer, every one",
         "ReadError",
-        "ConnectError",
+        "ReadError",
         every(FaultKind.RESET, after_bytes=None),
     ),
     Row("connection reset in the body, a quarter", UNHARMED, UNHARMED, some(FaultKind.RESET, after_bytes=ANYWHERE)),

@@ -7,7 +7,7 @@ import pytest
 
 from aiockpt.config import S3ClientConfig
 from aiockpt.crc import crc32, crc32_combine
-from aiockpt.errors import NotFound, PreconditionFailed, ServiceError
+from aiockpt.errors import AccessDenied, NotFound, PreconditionFailed, ServiceError
 from aiockpt.model import ANYTHING, NOTHING, ByteRange, MiB, ObjectId
 from aiockpt.s3.bulk import Payload
 from aiockpt.s3.client import S3Client
@@ -169,3 +169,45 @@ async def test_a_store_without_uploads_may_answer_that_there_is_no_such_upload(
     assert await client.control.pending_page(ObjectId(local_bucket, ""), ("", "")) == ([], ("", ""))
     with pytest.raises(NotFound):
         await client.control.pending_page(ObjectId(local_bucket, ""), ("", ""))
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind"),
+    [
+        ("ExpiredToken", 400, ServiceError),
+        ("AccessDenied", 403, AccessDenied),
+        ("RequestTimeTooSkewed", 403, ServiceError),
+    ],
+)
+async def test_a_head_that_is_refused_says_why(
+    client: S3Client, local_bucket: str, local_endpoint: LocalEndpoint, code: str, status: int, kind: type[ServiceError]
+) -> None:
+    """Its own answer has no body, and so no code."""
+    local_endpoint.add_fault(Fault(FaultKind.ERROR, status=status, code=code, count=None))
+    control = client.control
+    for attempt in (
+        control.head(ObjectId(local_bucket, "key")),
+        control.head_with_crc32(ObjectId(local_bucket, "key")),
+        control.bucket_region(local_bucket),
+        control.service_time(local_bucket),
+    ):
+        with pytest.raises(kind) as failure:
+            await attempt
+        assert type(failure.value) is kind
+        assert failure.value.code == code
+        assert "HEAD" in str(failure.value)
+
+
+@pytest.mark.parametrize("key", ["", "missing", "empty", "there"])
+async def test_a_head_alone_that_is_refused(
+    client: S3Client, local_bucket: str, local_endpoint: LocalEndpoint, key: str
+) -> None:
+    """A GET that is served, or refused otherwise, says nothing about it."""
+    if key in {"empty", "there"}:
+        await put(client, ObjectId(local_bucket, key), key.removeprefix("empty").encode())
+    for operation in ("HeadObject", "HeadBucket"):
+        local_endpoint.add_fault(Fault(FaultKind.ERROR, operation, status=403, code="AccessDenied", count=None))
+    control = client.control
+    with pytest.raises(AccessDenied) as failure:
+        await (control.head(ObjectId(local_bucket, key)) if key else control.service_time(local_bucket))
+    assert failure.value.code == "403"

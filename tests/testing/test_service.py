@@ -31,10 +31,12 @@ def state() -> State:
         (True, "", None),
         (True, "AWS4 Credential=you/", "InvalidAccessKeyId"),
         (False, "AWS4 Credential=me/", None),
+        (False, "AWS4 Credential=me-2/", None),  # temporary
+        (False, "AWS4 Credential=me-1/", "ExpiredToken"),
     ],
 )
 def test_who_is_served(anonymous: bool, authorization: str, code: str | None) -> None:
-    credentials = Credentials("me", anonymous)
+    credentials = Credentials("me", anonymous, {"me-1"})
     asked = request("GET", {"authorization": authorization})
     if code is None:
         credentials.check(asked)

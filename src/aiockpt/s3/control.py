@@ -5,11 +5,14 @@ Every method raises ``aiockpt.errors`` only (see ``failures``), naming the objec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
+
+from botocore.exceptions import ClientError
 
 from aiockpt.config import S3ClientConfig
 from aiockpt.errors import NotFound
@@ -78,8 +81,34 @@ class ControlPlane:
         """
         with self._session.requesting("HEAD", target):
             client = await self._session.client()
-            answer = await client.head_object(**_names(target), **request_arguments(self._config))
+            async with self._explained(client, target):
+                answer = await client.head_object(**_names(target), **request_arguments(self._config))
         return ObjectInfo(int(answer["ContentLength"]), bare_etag(answer.get("ETag")))
+
+    @asynccontextmanager
+    async def _explained(self, client: Any, target: ObjectId) -> AsyncIterator[None]:
+        """Around a HEAD: answers to it have no body, and so do not say why they refuse. A GET is asked the same.
+
+        It matters: a 400 may be a wrong request, or credentials that have expired; a 403, a clock that is wrong.
+        """
+        try:
+            yield
+        except ClientError as refusal:
+            if _status(refusal) in {400, 403}:
+                try:
+                    await self._ask(client, target)
+                except ClientError as explained:
+                    if _status(explained) == _status(refusal):
+                        raise explained from None
+            raise
+
+    async def _ask(self, client: Any, target: ObjectId) -> None:
+        """The smallest GET that needs what a HEAD of an object or bucket needs."""
+        if target.key:
+            answer = await client.get_object(**_names(target), Range="bytes=0-0", **request_arguments(self._config))
+            answer["Body"].close()
+        else:
+            await client.list_objects_v2(Bucket=target.bucket, MaxKeys=1, **account_arguments(self._config))
 
     async def head_with_crc32(self, target: ObjectId) -> tuple[ObjectInfo, int | None]:
         """Size and ETag, and the CRC32 that the service has of the whole object; None if it has none.
@@ -89,9 +118,10 @@ class ControlPlane:
         """
         with self._session.requesting("HEAD", target):
             client = await self._session.client()
-            answer = await client.head_object(
-                **_names(target), ChecksumMode="ENABLED", **request_arguments(self._config)
-            )
+            async with self._explained(client, target):
+                answer = await client.head_object(
+                    **_names(target), ChecksumMode="ENABLED", **request_arguments(self._config)
+                )
         info = ObjectInfo(int(answer["ContentLength"]), bare_etag(answer.get("ETag")))
         return info, parse_crc32_header(answer["ChecksumCRC32"]) if "ChecksumCRC32" in answer else None
 
@@ -100,14 +130,16 @@ class ControlPlane:
         target = ObjectId(bucket, "")
         with self._session.requesting("HEAD", target):
             client = await self._session.client()
-            answer = await client.head_bucket(Bucket=bucket)
+            async with self._explained(client, target):
+                answer = await client.head_bucket(Bucket=bucket)
         return str(answer["ResponseMetadata"].get("HTTPHeaders", {}).get("x-amz-bucket-region", ""))
 
     async def service_time(self, bucket: str) -> datetime | None:
         """What time it is for the service, to the second; None if it does not say."""
         with self._session.requesting("HEAD", ObjectId(bucket, "")):
             client = await self._session.client()
-            answer = await client.head_bucket(Bucket=bucket)
+            async with self._explained(client, ObjectId(bucket, "")):
+                answer = await client.head_bucket(Bucket=bucket)
             date = answer["ResponseMetadata"].get("HTTPHeaders", {}).get("date")
             return parsedate_to_datetime(date) if date else None
 
@@ -254,6 +286,10 @@ class ControlPlane:
         with self._session.requesting("ABORT", target):
             client = await self._session.client()
             await client.abort_multipart_upload(**_names(target), UploadId=upload_id, **account_arguments(self._config))
+
+
+def _status(error: ClientError) -> int:
+    return int(error.response["ResponseMetadata"]["HTTPStatusCode"])
 
 
 def _names(target: ObjectId) -> dict[str, str]:

@@ -17,6 +17,7 @@ _ERRORS = {
     "BucketNotEmpty": (409, "The bucket is not empty."),
     "EntityTooSmall": (400, "A part other than the last is smaller than the minimum of 5 MiB."),
     "EntityTooLarge": (400, "The upload is larger than the maximum of 5 GiB for one request."),
+    "ExpiredToken": (400, "The provided token has expired."),
     "IncompleteBody": (400, "The body does not have the announced length."),
     "InternalError": (500, "The operation failed on purpose, or by a fault of the endpoint."),
     "InvalidAccessKeyId": (403, "The access key ID does not exist here."),

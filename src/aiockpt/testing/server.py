@@ -72,6 +72,7 @@ class Endpoint:
     def clear_faults(self) -> None:
         """Drop all faults, and let stalled connections go on."""
         self.faults.clear()
+        self._credentials.expired.clear()
         self._calm.set()
         self._calm = asyncio.Event()
 
@@ -122,6 +123,8 @@ class Endpoint:
         try:
             exchange.operation = operation_of(request)
             exchange.disturbance = self.faults.match(exchange.operation, request.key)
+            if exchange.disturbance.get(FaultKind.EXPIRE) and request.access_key:
+                self._credentials.expired.add(request.access_key)
             self._credentials.check(request)
         except Refusal as refusal:
             exchange.refusal = refusal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from aiockpt.testing import buckets, multipart, objects
 from aiockpt.testing.answers import Answer, Refusal, document
@@ -49,28 +49,34 @@ _ABOUT_OBJECT = "CompleteMultipartUpload"
 _CHECKSUM_HEADERS = frozenset(f"x-amz-checksum-{name}" for name in ("crc32", "crc32c", "crc64nvme", "sha1", "sha256"))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Credentials:
     """Whose requests are served.
 
     Attributes:
-        access_key: the only access key ID that there is. Signatures are not verified.
+        access_key: the access key ID that there is, and (with ``-`` and more behind it) those of temporary credentials.
+            Signatures are not verified.
         anonymous: whether unsigned requests are served too.
+        expired: access key IDs that are served no more.
     """
 
     access_key: str
     anonymous: bool = False
+    expired: set[str] = field(default_factory=set)
 
     def check(self, request: Request) -> None:
         """Let a request pass.
 
         Raises:
-            Refusal: AccessDenied or InvalidAccessKeyId.
+            Refusal: AccessDenied, ExpiredToken or InvalidAccessKeyId.
         """
-        if request.access_key is None:
+        key = request.access_key
+        if key is None:
             if not self.anonymous:
                 raise Refusal("AccessDenied")
-        elif request.access_key != self.access_key:
+        elif key in self.expired:
+            raise Refusal("ExpiredToken")
+        elif key != self.access_key and not key.startswith(f"{self.access_key}-"):
             raise Refusal("InvalidAccessKeyId")
 
 

@@ -28,10 +28,10 @@ class World:
         self, *, max_attempts: int = 5, deadline_s: float = math.inf, attempt_limit_s: float = math.inf
     ) -> None:
         self.clock = VirtualClock()
-        self.throttled: list[Operation] = []
+        self.throttled: list[tuple[Operation, ObjectId]] = []
         self.budget = RetryBudget()
         policy = RetryPolicy(max_attempts, deadline_s, Backoff(1.0, 60.0, random.Random(1)), attempt_limit_s)
-        self._attempts = Attempts(policy, self.budget, self.clock, self.throttled.append)
+        self._attempts = Attempts(policy, self.budget, self.clock, lambda *what: self.throttled.append(what))
 
     @property
     def slept(self) -> list[float]:
@@ -169,14 +169,14 @@ async def test_tries_that_are_all_cut() -> None:
 
 async def test_a_cut_on_the_loop_s_own_clock() -> None:
     policy = RetryPolicy(1, 0.01, Backoff(0, 0, random.Random(1)))
-    attempts = Attempts(policy, RetryBudget(), LoopClock(), lambda _: None)
+    attempts = Attempts(policy, RetryBudget(), LoopClock(), lambda *_: None)
     with pytest.raises(TransportTimeout):
         await attempts(Operation.GET, TARGET, anyio.sleep_forever)
 
 
 async def test_the_caller_s_cancellation_is_no_timeout() -> None:
     attempts = Attempts(
-        RetryPolicy(5, 60.0, Backoff(0, 0, random.Random(1)), 60.0), RetryBudget(), LoopClock(), lambda _: None
+        RetryPolicy(5, 60.0, Backoff(0, 0, random.Random(1)), 60.0), RetryBudget(), LoopClock(), lambda *_: None
     )
     begun = asyncio.Event()
 
@@ -201,7 +201,21 @@ async def test_the_service_is_left_alone_for_as_long_as_it_asks(world: World) ->
 async def test_throttling_is_told(world: World) -> None:
     slow = Throttled("slow", status=503, code="SlowDown")
     await world.run(Operation.UPLOAD_PART, Script(slow, slow, 7))
-    assert world.throttled == [Operation.UPLOAD_PART] * 2
+    assert world.throttled == [(Operation.UPLOAD_PART, TARGET)] * 2
+
+
+async def test_after_throttling_it_steps_aside_and_after_other_failures_it_stays(world: World) -> None:
+    aside: list[list[float]] = []
+
+    async def step_aside(wait: Callable[[], Awaitable[None]]) -> None:
+        before = len(world.slept)
+        await wait()
+        aside.append(world.slept[before:])
+
+    script = Script(Throttled("slow", status=503), ReadError("broke"), Throttled("slow", status=503), 7)
+    assert await world.run(Operation.GET, script, step_aside=step_aside) == 7
+    assert aside == [world.slept[:1], world.slept[2:]]
+    assert len(world.slept) == 3
 
 
 async def test_expired_credentials_are_tried_again_at_once(world: World) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -196,6 +197,191 @@ async def test_run_all() -> None:
     await run_all([partial(step, number) for number in range(40)], limit=7)
     assert sorted(done) == list(range(40))
     await run_all([])
+
+
+# ---- lanes
+
+
+class Bounds:
+    """Lanes with bounds that a test sets; it checks that they hold."""
+
+    def __init__(self, **bounds: int) -> None:
+        self.bounds = bounds
+        self.running: Counter[str] = Counter()
+        self.peaks: Counter[str] = Counter()
+
+    def admits(self, lane: str, waiting: int = 0, /) -> bool:
+        return self.running[lane] + waiting < self.bounds.get(lane, 1_000)
+
+    def begin(self, lane: str, /) -> None:
+        self.running[lane] += 1
+        self.peaks[lane] = max(self.peaks[lane], self.running[lane])
+
+    def end(self, lane: str, /) -> None:
+        self.running[lane] -= 1
+        assert self.running[lane] >= 0
+
+
+def lane_of(job: str) -> str:
+    return job[0]
+
+
+@given(
+    jobs=st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3), st.integers(0, 2)), max_size=40),
+    limit=st.integers(1, 6),
+    bounds=st.tuples(st.integers(1, 3), st.integers(1, 6)),
+)
+def test_bounds_hold_and_all_is_done_whoever_pauses(
+    jobs: list[tuple[str, int, int]], limit: int, bounds: tuple[int, int]
+) -> None:
+    async def scene() -> None:
+        lanes = Bounds(a=bounds[0], b=bounds[1])
+        begun: defaultdict[str, list[int]] = defaultdict(list)
+        done: list[int] = []
+        running = 0
+
+        async def perform(job: int) -> None:
+            nonlocal running
+            lane, steps, pauses = jobs[job]
+            begun[lane].append(job)
+            running += 1
+            for _ in range(pauses):
+                running -= 1
+                await crew.pause(lane, lambda: asyncio.sleep(0))
+                running += 1
+            assert running <= limit
+            for _ in range(steps):
+                await asyncio.sleep(0)
+                assert running <= limit
+            running -= 1
+            done.append(job)
+
+        crew: Crew[int] = Crew(lambda: limit, perform, lanes, lambda job: jobs[job][0])
+        for job in range(len(jobs)):
+            crew.put(job)
+        crew.finish()
+        await crew.run()
+        assert sorted(done) == list(range(len(jobs)))
+        assert all(begun[lane] == sorted(begun[lane]) for lane, bound in lanes.bounds.items() if bound == 1)
+        assert all(lanes.peaks[lane] <= bound for lane, bound in lanes.bounds.items())
+        assert not lanes.running.total()
+
+    asyncio.run(scene())
+
+
+async def test_a_full_lane_lets_others_pass() -> None:
+    lanes = Bounds(a=1)
+    go = asyncio.Event()
+    done: list[str] = []
+
+    async def perform(job: str) -> None:
+        if lane_of(job) == "a":
+            await go.wait()
+        done.append(job)
+
+    crew = Crew(lambda: 3, perform, lanes, lane_of)
+    for job in ("a1", "a2", "a3", "b1", "b2", "a4", "b3"):
+        crew.put(job)
+    crew.finish()
+    task = asyncio.ensure_future(crew.run())
+    while len(done) < 3:  # noqa: ASYNC110  # what others do sets no event
+        await asyncio.sleep(0)
+    assert sorted(done) == ["b1", "b2", "b3"]
+    go.set()
+    await task
+    assert done[3:] == ["a1", "a2", "a3", "a4"]
+
+
+async def test_a_job_that_pauses_gives_its_place_to_another_lane_and_not_to_its_own() -> None:
+    lanes = Bounds(a=1)
+    go = asyncio.Event()
+    done: list[str] = []
+
+    async def wait() -> None:
+        await go.wait()
+
+    async def perform(job: str) -> None:
+        if job == "a1":
+            await crew.pause("a", wait)
+        done.append(job)
+        if job == "b2":
+            go.set()
+
+    crew = Crew(lambda: 1, perform, lanes, lane_of)
+    for job in ("a1", "a2", "b1", "b2"):
+        crew.put(job)
+    crew.finish()
+    await crew.run()
+    assert done == ["b1", "b2", "a1", "a2"]
+
+
+async def test_who_comes_back_goes_first() -> None:
+    done: list[str] = []
+    waited = asyncio.Event()
+
+    async def wait() -> None:
+        waited.set()
+
+    async def perform(job: str) -> None:
+        if job == "a":
+            await crew.pause("a", wait)
+        else:
+            await waited.wait()
+            await asyncio.sleep(0.001)
+        done.append(job)
+
+    crew = Crew(lambda: 1, perform, Bounds(), lane_of)
+    for job in ("a", "b", "c", "d"):
+        crew.put(job)
+    crew.finish()
+    await crew.run()
+    assert done == ["b", "a", "c", "d"]
+
+
+async def test_crews_that_share_a_full_lane_all_get_on() -> None:
+    lanes = Bounds(a=1)
+    done: list[str] = []
+
+    async def perform(job: str) -> None:
+        await asyncio.sleep(0)
+        done.append(job)
+
+    crews = [Crew(lambda: 4, perform, lanes, lane_of) for _ in range(3)]
+    for crew in crews:
+        for number in range(5):
+            crew.put(f"a{number}")
+        crew.finish()
+    await asyncio.gather(*(crew.run() for crew in crews))
+    assert len(done) == 15
+    assert lanes.peaks["a"] <= len(crews)  # each may have one that nobody else lets begin
+    assert not lanes.running.total()
+
+
+@pytest.mark.parametrize("paused", [False, True])
+async def test_a_cancelled_crew_gives_its_places_back(paused: bool) -> None:
+    """Also those of jobs that were cancelled before they began."""
+    lanes = Bounds()
+    forever = asyncio.Event()
+
+    async def wait() -> None:
+        await forever.wait()
+
+    async def perform(_: str) -> None:
+        if paused:
+            await crew.pause("a", wait)
+        await forever.wait()
+
+    crew = Crew(lambda: 4, perform, lanes, lane_of)
+    task = asyncio.ensure_future(crew.run())
+    await asyncio.sleep(0)
+    for number in range(10):
+        crew.put(f"a{number}")
+    if paused:
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not lanes.running.total()
 
 
 async def test_no_job_begins_once_one_has_failed() -> None:

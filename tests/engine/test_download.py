@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ from aiockpt.engine.download import Download, Job, Read
 from aiockpt.engine.engine import Engine
 from aiockpt.errors import NotFound, ObjectChanged, ShortRead, TransportTimeout
 from aiockpt.model import ByteRange, KiB, MiB, ObjectId
+from aiockpt.plan.prefixes import prefix_of
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint, Shape
 from transport.scripted import Guarded
 
@@ -165,14 +167,54 @@ async def test_a_stall_that_stays_is_an_error_with_the_attempts(
     assert memories[0].untouched
 
 
-async def test_throttling_lowers_the_limit(engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint) -> None:
-    before = engine.get_control.limit
+async def test_throttling_lowers_the_limit_of_the_prefix(
+    engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint
+) -> None:
+    elsewhere = ObjectId(source.bucket, "elsewhere/key")
+    before = engine.get_control.limit, engine.put_control.limit
     local_endpoint.add_fault(Fault(FaultKind.ERROR, "GetObject", count=1))
-    made, memories = reads(source, [(0, 100)])
+    spans = [(start, start + 1000) for start in range(0, 8 * MiB, MiB)]
+    made, memories = reads(source, spans)
     await engine.fetch_into(made)
-    assert_landed([(0, 100)], memories)
-    assert engine.get_control.limit == before // 2
-    assert engine.put_control.limit == before
+    assert_landed(spans, memories)
+    assert engine.get_prefixes.limit(prefix_of(source)) < len(spans)
+    assert engine.get_prefixes.limit(prefix_of(elsewhere)) == math.inf
+    assert engine.put_prefixes.limit(prefix_of(source)) == math.inf
+    assert (engine.get_control.limit, engine.put_control.limit) == before
+
+
+async def test_a_throttled_prefix_holds_up_no_other(
+    config: S3ClientConfig, source: ObjectId, local_endpoint: LocalEndpoint
+) -> None:
+    """Though its reads were there first, and more than there are connections."""
+    hot, cold = ObjectId(source.bucket, "hot/key"), ObjectId(source.bucket, "cold/key")
+    for target in (hot, cold):
+        local_endpoint.replace_object(target.bucket, target.key, DATA)
+    local_endpoint.add_fault(Fault(FaultKind.ERROR, "GetObject", key="hot/", count=None))
+    spans = [(start, start + 1000) for start in range(0, 12 * MiB, MiB)]
+    done: list[object] = []
+    all_of_cold = asyncio.Event()
+
+    def note(job: Job) -> None:
+        done.append(job.token)
+        if done.count("cold") == len(spans):
+            all_of_cold.set()
+
+    async with Engine(config.merged(max_connections=4, max_attempts=1000, backoff_base_s=0.02)) as engine:
+        download = Download(engine, note)
+        landed = []
+        for target, name in ((hot, "hot"), (cold, "cold")):
+            made, memories = reads(target, spans)
+            landed.append(memories)
+            download.submit([Job([read], name) for read in made])
+        download.finish()
+        task = asyncio.ensure_future(download.run())
+        await all_of_cold.wait()
+        assert "hot" not in done
+        local_endpoint.clear_faults()
+        await task
+    for memories in landed:
+        assert_landed(spans, memories)
 
 
 @pytest.mark.parametrize("ignored", [False, True])

@@ -317,7 +317,11 @@ class Scene:
         self.transfer = RangeTransfer(ByteRange(0, 10), Guarded(10).landing(), Pin("etag"))
         self.transfer.landing = type(self.transfer.landing)([memoryview(self.memory)])
         self.race = Race(
-            cast("Bulk", self.bulk), ObjectId("bucket", "key"), self.transfer, self.stats, self.failures.append
+            cast("Bulk", self.bulk),
+            ObjectId("bucket", "key"),
+            self.transfer,
+            self.stats,
+            lambda _, error: self.failures.append(error),
         )
 
     async def start(self) -> asyncio.Task[None]:

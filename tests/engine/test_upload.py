@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import random
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -258,3 +258,40 @@ async def test_an_object_discarded_before_it_was_begun_is_aborted_at_once(
     assert not task.done()  # the session goes on
     upload.finish()
     await task
+
+
+@pytest.mark.parametrize(
+    "operations", [("PutObject", "UploadPart"), ("PutObject", "CreateMultipartUpload"), ("CompleteMultipartUpload",)]
+)
+async def test_a_throttled_prefix_holds_up_no_other(
+    config: S3ClientConfig, target: ObjectId, local_endpoint: LocalEndpoint, operations: Sequence[str]
+) -> None:
+    """Whatever of its objects is throttled, though they were there first and are more than the connections."""
+    for operation in operations:
+        local_endpoint.add_fault(Fault(FaultKind.ERROR, operation, key="hot/", count=None))
+    cold = [ObjectId(target.bucket, f"cold/{number}") for number in range(6)]
+    stands: list[ObjectId] = []
+
+    def submit(upload: Upload, each: ObjectId, parts: int) -> None:
+        outgoing = upload.begin(each)
+        pieces = [DATA[: 5 * MiB]] * (parts - 1) + [SMALL]
+        for number, piece in enumerate(pieces, 1):
+            view = memoryview(piece)
+            outgoing.submit(OutgoingPart(number, Payload((view,), len(view), crc32(view))))
+        whole = b"".join(pieces)
+        outgoing.seal(len(whole), crc32(whole))
+
+    async with Engine(config.merged(max_connections=3, max_attempts=1000, backoff_base_s=0.02)) as engine:
+        upload = Upload(engine, on_object=lambda outgoing: stands.append(outgoing.target))
+        for number in range(6):
+            submit(upload, ObjectId(target.bucket, f"hot/{number}"), parts=1 + number % 2)
+        for each in cold:
+            submit(upload, each, parts=1)
+        upload.finish()
+        task = asyncio.ensure_future(upload.run())
+        await until(lambda: set(cold) <= set(stands))
+        assert len(stands) <= 9  # the small ones of the others, where it is only completions that are throttled
+        local_endpoint.clear_faults()
+        await task
+        assert len(stands) == 12
+        assert await open_uploads(engine, target) == 0

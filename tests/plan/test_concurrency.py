@@ -21,7 +21,6 @@ class Link:
     connection_rate: float  # bytes/s of one connection
     total_rate: float  # bytes/s of all together
     latency_s: float
-    allowed: int = 10_000  # requests at once; more are throttled
     noise: float = 0.0  # relative, of the total rate in a tick
 
 
@@ -40,11 +39,10 @@ class Simulation:
         self.now = 0.0
         self.request = request
         self.by_bytes = by_bytes
-        self.controller = ConcurrencyController(1, 256, start)
+        self.controller = ConcurrencyController(256, start)
         self.waiting: list[float] = []  # when the first byte of each request comes
         self.left: list[float] = []  # bytes left of each request that is being answered
         self.rng = random.Random(1)
-        self.throttled = 0
 
     def run(self, seconds: float) -> float:
         """Bytes per second over the given time."""
@@ -64,11 +62,7 @@ class Simulation:
     def _answer(self) -> None:
         ready = sum(at < self.now + TICK_S for at in self.waiting)
         self.waiting = [at for at in self.waiting if at >= self.now + TICK_S]
-        accepted = min(ready, max(0, self.link.allowed - len(self.left)))
-        self.left += [float(self.request)] * accepted
-        for _ in range(ready - accepted):
-            self.throttled += 1
-            self.controller.on_throttle(self.now)
+        self.left += [float(self.request)] * ready
 
     def _move(self) -> float:
         if not self.left:
@@ -120,26 +114,6 @@ def test_the_limit_does_not_run_away_on_loopback(noise: float) -> None:
     assert simulation.controller.limit <= 24
 
 
-def test_throttling_brings_the_limit_down_to_what_the_service_takes() -> None:
-    link = Link(90 * MB, 1500 * MB, 0.02, allowed=8)
-    simulation = Simulation(link, start=64)
-    simulation.run(2)
-    assert simulation.controller.limit <= 12
-    simulation.throttled = 0
-    assert simulation.run(10) >= 0.6 * 8 * 90 * MB
-    assert simulation.throttled <= 10 * 10  # about one for each attempt to raise the limit
-
-
-def test_the_limit_recovers_when_throttling_ends() -> None:
-    link = Link(90 * MB, 1500 * MB, 0.02, allowed=4)
-    simulation = Simulation(link)
-    simulation.run(2)
-    assert simulation.controller.limit <= 6
-    link.allowed = 10_000
-    simulation.run(5)
-    assert simulation.run(1) >= 0.9 * 1500 * MB
-
-
 def test_the_limit_follows_a_link_that_becomes_wider() -> None:
     link = Link(90 * MB, 500 * MB, 0.02)
     simulation = Simulation(link, start=4)
@@ -164,7 +138,7 @@ ROUND_S = SETTLE_S + WINDOW_S + 0.02  # the reports before and after, 10 ms each
 
 
 def test_growth_is_doubled_until_it_stops_paying() -> None:
-    controller = ConcurrencyController(1, 256, 16)
+    controller = ConcurrencyController(256, 16)
     now = feed(controller, 100 * MB, 0.0, ROUND_S)
     assert controller.limit == 32
     now = feed(controller, 200 * MB, now, ROUND_S)
@@ -173,56 +147,39 @@ def test_growth_is_doubled_until_it_stops_paying() -> None:
     assert controller.limit == 40  # back, with a quarter in reserve
 
 
-def test_throttled_answers_at_one_time_count_once() -> None:
-    controller = ConcurrencyController(1, 256, 64)
-    for _ in range(20):
-        controller.on_throttle(1.0)
-    controller.on_throttle(1.0 + WINDOW_S / 2)
-    assert controller.limit == 32
-    controller.on_throttle(1.0 + WINDOW_S)
-    assert controller.limit == 16
-
-
 def test_an_attempt_that_brings_nothing_is_taken_back() -> None:
-    controller = ConcurrencyController(1, 256, 32)
-    controller.on_throttle(0.0)
-    now = 0.0
+    controller = ConcurrencyController(256, 16)
+    now = feed(controller, 100 * MB, 0.0, 2 * ROUND_S)  # doubled, which brought nothing
     limits = []
     for _ in range(4 * HOLD_WINDOWS * 10):
         now = feed(controller, 100 * MB, now, 0.01)
         limits.append(controller.limit)
-    assert set(limits) == {16, 18}
-    assert limits.count(18) < len(limits) / 6
+    assert set(limits) == {20, 23}
+    assert limits.count(23) < len(limits) / 6
 
 
 def test_a_pause_is_no_drop_of_throughput() -> None:
-    controller = ConcurrencyController(1, 256, 16)
+    controller = ConcurrencyController(256, 16)
     now = feed(controller, 100 * MB, 0.0, ROUND_S)
     feed(controller, 200 * MB, now + 60, ROUND_S)
     assert controller.limit == 64
 
 
 @given(
-    events=st.lists(st.tuples(st.sampled_from(["bytes", "complete", "throttle"]), st.floats(0, 0.3)), max_size=200),
-    smallest=st.integers(1, 8),
-    more=st.tuples(st.integers(0, 20), st.integers(0, 20)),
+    events=st.lists(st.tuples(st.sampled_from(["bytes", "complete"]), st.floats(0, 0.3)), max_size=200),
+    start=st.integers(1, 20),
+    more=st.integers(0, 20),
 )
-def test_the_limit_stays_within_its_bounds(
-    events: list[tuple[str, float]], smallest: int, more: tuple[int, int]
-) -> None:
-    start = smallest + more[0]
-    largest = start + more[1]
-    controller = ConcurrencyController(smallest, largest, start)
+def test_the_limit_stays_within_its_bounds(events: list[tuple[str, float]], start: int, more: int) -> None:
+    controller = ConcurrencyController(start + more, start)
     now = 0.0
     for event, pause in events:
         now += pause
         if event == "bytes":
             controller.on_bytes(10 * MB, now)
-        elif event == "complete":
-            controller.on_complete(10 * MB, now)
         else:
-            controller.on_throttle(now)
-        assert smallest <= controller.limit <= largest
+            controller.on_complete(10 * MB, now)
+        assert start <= controller.limit <= start + more
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol, TypeVar
 
 from aiockpt.engine.clock import Clock
@@ -19,6 +20,9 @@ logger = logging.getLogger("aiockpt")
 
 T = TypeVar("T")
 
+#: Waits, by calling what it is given, in a place where that holds up nobody; see ``Crew.pause``.
+StepAside = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
+
 _BUDGET_SPENT = "so much has failed that the engine's retry budget is spent"
 
 
@@ -28,6 +32,11 @@ class CountsRetries(Protocol):
     retries: int
 
 
+async def stay(wait: Callable[[], Awaitable[None]]) -> None:
+    """The place to wait in where none is better. See ``StepAside``."""
+    await wait()
+
+
 class Attempts:
     """Runs operations under one retry policy.
 
@@ -35,11 +44,11 @@ class Attempts:
         policy: decides, from the error, the attempts and the time, whether and when to try again.
         budget: shared by all operations, so that a service that is down is not besieged.
         clock: what ``policy`` is told the time by.
-        on_throttle: called when the service asks to slow down, with the operation.
+        on_throttle: called when the service asks to slow down, with the operation and what it was about.
     """
 
     def __init__(
-        self, policy: RetryPolicy, budget: RetryBudget, clock: Clock, on_throttle: Callable[[Operation], None]
+        self, policy: RetryPolicy, budget: RetryBudget, clock: Clock, on_throttle: Callable[[Operation, ObjectId], None]
     ) -> None:
         self._policy = policy
         self._budget = budget
@@ -54,6 +63,7 @@ class Attempts:
         *,
         progress: Callable[[], int] = lambda: 0,
         stats: CountsRetries | None = None,
+        step_aside: StepAside = stay,
     ) -> T:
         """Run ``attempt()`` until it succeeds.
 
@@ -63,6 +73,7 @@ class Attempts:
             attempt: one try; resumes by itself where the last one stopped, if it can. It may be cancelled at any await.
             progress: bytes that have come so far: an attempt that moved any does not count towards the limit.
             stats: told of every further attempt.
+            step_aside: does the waiting after a throttled attempt, so that what others do elsewhere can go on.
 
         Raises:
             TransportTimeout: the last try was cut, by its own limit or the operation's.
@@ -80,7 +91,7 @@ class Attempts:
             except AiockptError as error:
                 fruitless = 1 if progress() > before else fruitless + 1
                 elapsed_s = self._clock.now() - started
-                delay_s, reason = self._next(error, operation, fruitless, elapsed_s)
+                delay_s, reason = self._next(error, operation, target, fruitless, elapsed_s)
                 if delay_s is None:
                     error.after(tries, elapsed_s, reason)
                     raise
@@ -91,7 +102,8 @@ class Attempts:
                 return answer
             if stats is not None:
                 stats.retries += 1
-            await self._clock.sleep(delay_s)
+            wait = partial(self._clock.sleep, delay_s)
+            await (step_aside if isinstance(last_error, Throttled) else stay)(wait)
 
     async def _attempt(
         self, operation: Operation, target: ObjectId, attempt: Callable[[], Awaitable[T]], started: float
@@ -107,11 +119,11 @@ class Attempts:
         return answer
 
     def _next(
-        self, error: AiockptError, operation: Operation, tries: int, elapsed_s: float
+        self, error: AiockptError, operation: Operation, target: ObjectId, tries: int, elapsed_s: float
     ) -> tuple[float | None, str]:
         """Seconds until the next try, or None and what there is to say about that."""
         if isinstance(error, Throttled):
-            self._on_throttle(operation)
+            self._on_throttle(operation, target)
         delay_s = self._policy.next_delay(error, operation, tries, elapsed_s)
         if delay_s is not None and not self._budget.try_spend(error):
             return None, _BUDGET_SPENT

@@ -14,6 +14,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiockpt.engine.crew import Crew
@@ -21,6 +22,7 @@ from aiockpt.errors import ObjectChanged
 from aiockpt.model import ByteRange, MiB, ObjectId
 from aiockpt.observe.exchange import gauge
 from aiockpt.plan.coalesce import Fetch, coalesce
+from aiockpt.plan.prefixes import prefix_of
 from aiockpt.plan.retry import Operation
 from aiockpt.s3.bulk import Pin, RangeTransfer
 from aiockpt.transport.landing import Landing
@@ -140,7 +142,12 @@ class Download:
         self._engine = engine
         self._max_gap_bytes = int(min(engine.config.max_gap_bytes, max_gap_bytes))
         self._on_done = on_done
-        self._crew: Crew[Request] = Crew(lambda: engine.get_control.limit, self._perform)
+        self._crew: Crew[Request] = Crew(
+            lambda: engine.get_control.limit,
+            self._perform,
+            engine.get_prefixes,
+            lambda request: prefix_of(request.source),
+        )
         self._pins: defaultdict[ObjectId, Pin] = defaultdict(Pin)
         self.stats = DownloadStats()
 
@@ -189,6 +196,7 @@ class Download:
             lambda: self._engine.hedging.get(bulk, source, transfer, self.stats),
             progress=lambda: transfer.landing.landed,
             stats=self.stats,
+            step_aside=partial(self._crew.pause, prefix_of(source)),
         )
         self._engine.get_control.on_complete(fetch.end - fetch.start, self._engine.now())
         gauge("GET limit", self._engine.get_control.limit)

@@ -34,12 +34,16 @@ from aiockpt.observe.otel import watch_if_used
 from aiockpt.observe.trace import trace_process
 from aiockpt.plan.concurrency import ConcurrencyController, start_connections
 from aiockpt.plan.parts import check_part_size, part_bytes, part_bytes_at
+from aiockpt.plan.prefixes import PrefixLimits, prefix_of
 from aiockpt.plan.request_size import request_bytes_around
 from aiockpt.plan.retry import Backoff, Operation, RetryBudget, RetryPolicy
 from aiockpt.s3.client import S3Client
 from aiockpt.s3.control import ListedObject, ListedPart, PendingUpload
 
 logger = logging.getLogger("aiockpt")
+
+#: What S3 counts among the 5,500 requests a second of a prefix; the others are among the 3,500.
+_READS = frozenset({Operation.GET, Operation.HEAD, Operation.LIST})
 
 
 class Engine:
@@ -50,6 +54,7 @@ class Engine:
         client: the S3 client under it.
         budget: bound of the bytes staged by all who use this engine.
         get_control, put_control: how many requests run at once in each direction; they learn over the engine's life.
+        get_prefixes, put_prefixes: how many of them under a key prefix where the service asks to slow down.
         attempts: runs an operation with retries.
         hedging: runs one attempt at a range request, and a second one beside it where it is slow.
         conditions: what is known about conditional writes.
@@ -64,6 +69,8 @@ class Engine:
         self.budget = ByteBudget(self.config.memory_bytes)
         self.get_control = self._new_control()
         self.put_control = self._new_control()
+        self.get_prefixes = PrefixLimits(self.config.max_connections, self.now)
+        self.put_prefixes = PrefixLimits(self.config.max_connections, self.now)
         self.attempts = Attempts(
             RetryPolicy(
                 max_attempts=self.config.max_attempts,
@@ -277,18 +284,18 @@ class Engine:
     def _new_control(self) -> ConcurrencyController:
         largest = self.config.max_connections
         start = start_connections(self.config.throughput_target_gbps, largest)
-        return ConcurrencyController(smallest=1, largest=largest, start=start)
+        return ConcurrencyController(largest=largest, start=start)
 
-    def _on_throttle(self, operation: Operation) -> None:
-        control = self.put_control if operation in {Operation.PUT, Operation.UPLOAD_PART} else self.get_control
-        control.on_throttle(self.now())
+    def _on_throttle(self, operation: Operation, target: ObjectId) -> None:
+        prefixes = self.get_prefixes if operation in _READS else self.put_prefixes
+        prefixes.on_throttle(prefix_of(target))
         self.hedging.on_throttle()
 
-    def _on_race_failure(self, error: AiockptError) -> None:
+    def _on_race_failure(self, source: ObjectId, error: AiockptError) -> None:
         """One of two requests for the same bytes has failed, which does not matter but for what it says."""
         logger.debug("one of two requests for the same bytes failed: %s", error)
         if isinstance(error, Throttled):
-            self._on_throttle(Operation.GET)
+            self._on_throttle(Operation.GET, source)
 
 
 def _octets(view: bytes | bytearray | memoryview) -> memoryview:

@@ -49,7 +49,7 @@ class Hedging:
         on_failure: told what a request failed with that did not matter, since the other one went on.
     """
 
-    def __init__(self, share: float, on_failure: Callable[[AiockptError], None]) -> None:
+    def __init__(self, share: float, on_failure: Callable[[ObjectId, AiockptError], None]) -> None:
         self._control = HedgeController(share)
         self._on_failure = on_failure
         self._races: dict[Flight, Race] = {}
@@ -103,7 +103,7 @@ class Race:
         source: ObjectId,
         transfer: RangeTransfer,
         stats: CountsHedges,
-        on_failure: Callable[[AiockptError], None],
+        on_failure: Callable[[ObjectId, AiockptError], None],
     ) -> None:
         self._bulk = bulk
         self._source = source
@@ -128,7 +128,7 @@ class Race:
         except AiockptError as error:
             if not await self._hedge_makes_it():
                 raise
-            self._on_failure(error)
+            self._on_failure(self._source, error)
         finally:
             await self._cut_hedge()
 
@@ -144,7 +144,7 @@ class Race:
         try:
             await self._bulk.get(self._source, second)
         except AiockptError as error:
-            self._on_failure(error)
+            self._on_failure(self._source, error)
         else:
             self._hedge_won = True
             self._stats.hedges_won += 1

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from aiockpt.engine.attempts import StepAside, stay
 from aiockpt.engine.standing import Whole, stand
 from aiockpt.errors import AiockptError
 from aiockpt.model import ANYTHING, ObjectId, ObjectInfo, Replaces
@@ -33,16 +34,18 @@ class MultipartUpload:
         engine: performs the requests.
         target: the object that it will be.
         checksums: whether parts and whole come with their CRC32.
+        step_aside: where to wait after a throttled attempt; see ``Attempts``.
 
     Attributes:
         upload_id: the service's id of it; ``""`` before it was begun and after it was ended.
     """
 
-    def __init__(self, engine: Engine, target: ObjectId, *, checksums: bool) -> None:
+    def __init__(self, engine: Engine, target: ObjectId, *, checksums: bool, step_aside: StepAside = stay) -> None:
         self.upload_id = ""
         self.target = target
         self._engine = engine
         self._checksums = checksums
+        self._step_aside = step_aside
 
     async def begin(self) -> None:
         """Begin it. A cancellation waits for the id, ``ABORT_TIMEOUT_S`` at most: only with it can it be aborted."""
@@ -72,7 +75,7 @@ class MultipartUpload:
                 raise
 
         try:
-            return await self._engine.attempts(Operation.CREATE, self.target, attempt)
+            return await self._engine.attempts(Operation.CREATE, self.target, attempt, step_aside=self._step_aside)
         finally:
             if lost:
                 logger.warning(
@@ -98,6 +101,7 @@ class MultipartUpload:
             ),
             whole,
             replaces,
+            step_aside=self._step_aside,
         )
         self.upload_id = ""
         return ObjectInfo(whole.nbytes, answer.etag)

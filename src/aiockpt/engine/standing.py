@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aiockpt.crc import crc32
-from aiockpt.engine.attempts import CountsRetries
+from aiockpt.engine.attempts import CountsRetries, StepAside, stay
 from aiockpt.errors import NotFound, PreconditionFailed, ServiceError
 from aiockpt.model import ANYTHING, ObjectId, ObjectInfo, Replaces
 from aiockpt.plan.retry import Operation, may_have_happened
@@ -69,6 +69,7 @@ async def stand(
     whole: Whole,
     replaces: Replaces,
     stats: CountsRetries | None = None,
+    step_aside: StepAside = stay,
 ) -> ObjectInfo:
     """Do what makes an object stand, with retries.
 
@@ -84,6 +85,7 @@ async def stand(
         whole: what the object will be.
         replaces: the condition.
         stats: told of every further attempt.
+        step_aside: see ``Attempts``.
 
     Raises:
         PreconditionFailed: it would have replaced something else than it may.
@@ -114,7 +116,7 @@ async def stand(
             lost |= may_have_happened(error)
             raise
 
-    return await engine.attempts(operation, target, attempt_or_look, stats=stats)
+    return await engine.attempts(operation, target, attempt_or_look, stats=stats, step_aside=step_aside)
 
 
 async def must_still_be(engine: Engine, target: ObjectId, etag: str) -> None:

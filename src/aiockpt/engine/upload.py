@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -22,6 +23,7 @@ from aiockpt.engine.multipart import ABORT_TIMEOUT_S, MultipartUpload
 from aiockpt.engine.standing import Whole, stand
 from aiockpt.model import ANYTHING, ObjectId, ObjectInfo, Replaces
 from aiockpt.observe.exchange import gauge
+from aiockpt.plan.prefixes import prefix_of
 from aiockpt.plan.retry import Operation
 from aiockpt.s3.bulk import Payload
 from aiockpt.s3.control import UploadedPart
@@ -64,6 +66,14 @@ class UploadStats:
     retries: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """Something to do for an object under a key prefix."""
+
+    prefix: str
+    do: Callable[[], Awaitable[None]]
+
+
 class OutgoingObject:
     """An object on its way: submit its parts in order, then seal it (or discard it). On the loop thread.
 
@@ -76,10 +86,13 @@ class OutgoingObject:
         self.target = target
         self.info: ObjectInfo | None = None
         self._upload = upload
+        self._prefix = prefix_of(target)
+        self._step_aside = partial(upload.pause, self._prefix)
         self._replaces = replaces
         self._held: OutgoingPart | None = None  # the first part, until it is known whether there are more
         self._multipart: MultipartUpload | None = None  # there once one was decided on
-        self._begun = anyio.Event()
+        self._begun = False
+        self._early: list[OutgoingPart] = []  # parts that came before the multipart upload was begun
         self._expected = 0
         self._skipped = 0
         self._sent: dict[int, UploadedPart] = {}
@@ -103,7 +116,7 @@ class OutgoingObject:
         whole = self._sealed = Whole(nbytes, crc32)
         if self._multipart is None:
             part = self._take_held()
-            self._upload.queue(lambda: self._put(part, whole))
+            self._queue(lambda: self._put(part, whole))
         else:
             self._settle()
 
@@ -123,8 +136,10 @@ class OutgoingObject:
         """The multipart upload, begun now if it was not before."""
         if self._multipart is None:
             engine = self._upload.engine
-            multipart = self._multipart = MultipartUpload(engine, self.target, checksums=engine.checksums)
-            self._upload.queue(lambda: self._begin(multipart))
+            multipart = self._multipart = MultipartUpload(
+                engine, self.target, checksums=engine.checksums, step_aside=self._step_aside
+            )
+            self._queue(lambda: self._begin(multipart))
             if self._held is not None:
                 self._send_soon(multipart, self._take_held())
         return self._multipart
@@ -134,8 +149,15 @@ class OutgoingObject:
         assert part is not None
         return part
 
+    def _queue(self, do: Callable[[], Awaitable[None]]) -> None:
+        self._upload.queue(self._prefix, do)
+
     def _send_soon(self, multipart: MultipartUpload, part: OutgoingPart) -> None:
-        self._upload.queue(lambda: self._send(multipart, part))
+        """Send a part when it is its turn; not before there is an id to send it under, as it would hold a place."""
+        if self._begun:
+            self._queue(lambda: self._send(multipart, part))
+        else:
+            self._early.append(part)
 
     async def _put(self, part: OutgoingPart, whole: Whole) -> None:
         engine, payload = self._upload.engine, part.payload
@@ -148,17 +170,20 @@ class OutgoingObject:
             whole,
             self._replaces,
             self._upload.stats,
+            self._step_aside,
         )
         self._upload.sent(part)
         self._stands(info)
 
     async def _begin(self, multipart: MultipartUpload) -> None:
         await multipart.begin()
-        self._begun.set()
+        self._begun = True
+        early, self._early = self._early, []
+        for part in early:
+            self._send_soon(multipart, part)
 
     async def _send(self, multipart: MultipartUpload, part: OutgoingPart) -> None:
         engine, payload = self._upload.engine, part.payload
-        await self._begun.wait()
         if self._discarded:
             self._skipped += 1
             self._upload.sent_nothing(part)
@@ -170,6 +195,7 @@ class OutgoingObject:
             self.target,
             lambda: bulk.upload_part(self.target, multipart.upload_id, part.number, payload),
             stats=self._upload.stats,
+            step_aside=self._step_aside,
         )
         self._sent[part.number] = UploadedPart(part.number, etag)
         self._upload.sent(part)
@@ -181,9 +207,9 @@ class OutgoingObject:
         if multipart is None or len(self._sent) + self._skipped < self._expected:
             return
         if self._discarded:
-            self._upload.queue(multipart.abort_quietly)
+            self._queue(multipart.abort_quietly)
         elif whole is not None:
-            self._upload.queue(lambda: self._complete(multipart, whole))
+            self._queue(lambda: self._complete(multipart, whole))
 
     async def _complete(self, multipart: MultipartUpload, whole: Whole) -> None:
         parts = [self._sent[number] for number in sorted(self._sent)]
@@ -213,7 +239,9 @@ class Upload:
         self.stats = UploadStats()
         self._on_sent = on_sent
         self._on_object = on_object
-        self._crew: Crew[Callable[[], Awaitable[None]]] = Crew(lambda: engine.put_control.limit, lambda step: step())
+        self._crew: Crew[_Step] = Crew(
+            lambda: engine.put_control.limit, lambda step: step.do(), engine.put_prefixes, lambda step: step.prefix
+        )
         self._objects: list[OutgoingObject] = []
 
     async def run(self) -> UploadStats:
@@ -238,9 +266,13 @@ class Upload:
         """No more objects will come."""
         self._crew.finish()
 
-    def queue(self, step: Callable[[], Awaitable[None]]) -> None:
-        """Have the crew do a step of an object."""
-        self._crew.put(step)
+    def queue(self, prefix: str, do: Callable[[], Awaitable[None]]) -> None:
+        """Have the crew do a step of an object under ``prefix``."""
+        self._crew.put(_Step(prefix, do))
+
+    async def pause(self, prefix: str, wait: Callable[[], Awaitable[None]]) -> None:
+        """Wait within a step, while others go on; see ``Crew.pause``."""
+        await self._crew.pause(prefix, wait)
 
     def sent(self, part: OutgoingPart) -> None:
         """Account for a part that is with the service."""

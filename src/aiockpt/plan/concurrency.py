@@ -1,15 +1,14 @@
 """How many requests run at once: found out while bytes move.
 
-One job: a limit, from observed throughput and throttling. It has no clock (callers give the time in seconds
-of any monotonic clock), starts nothing and cancels nothing: callers start no request while ``limit`` or more
-are running.
+One job: a limit, from observed throughput. It has no clock (callers give the time in seconds of any monotonic clock),
+starts nothing and cancels nothing: callers start no request while ``limit`` or more are running. What the service says
+when it is asked for too much is the job of ``prefixes``.
 
 The limit is doubled while that raises throughput, and from then on raised by an eighth at a time: a raise
 that brings 8 % more is kept and followed by the next; one that does not is taken back, and another is tried
 some windows later, so that the limit follows a link that has become wider but does not grow where more
-connections only cost CPU (loopback, a saturated NIC). Throttling halves it at once. Throughput is never a
-reason to lower the limit below what once paid: it also falls when there is less to do, which this module
-cannot see.
+connections only cost CPU (loopback, a saturated NIC). Throughput is never a reason to lower the limit below what
+once paid: it also falls when there is less to do, which this module cannot see.
 
 The times are chosen for the shortest load worth tuning for: 1.2 GB at 1.5 GB/s, 0.8 s. A window of 100 ms
 holds several round trips within a region (1-20 ms) and thousands of reads, and five steps of settling and
@@ -35,9 +34,6 @@ WORTHWHILE_GAIN = 1.08
 #: Windows between a raise that brought nothing and the next attempt: a tenth of the time is spent on it.
 HOLD_WINDOWS = 10
 
-#: Likewise after throttling, which leaves a limit that is known to be too low.
-HOLD_WINDOWS_THROTTLED = 2
-
 
 class _Phase(enum.Enum):
     DOUBLING = enum.auto()  # the limit has just been doubled, or is the first
@@ -61,20 +57,17 @@ class ConcurrencyController:
     that has ended (``on_complete``), not in both ways.
 
     Args:
-        smallest: least limit, at least 1.
         largest: greatest limit.
         start: the first limit.
     """
 
-    def __init__(self, smallest: int, largest: int, start: int) -> None:
-        self._smallest = smallest
+    def __init__(self, largest: int, start: int) -> None:
         self._largest = largest
         self._limit = start
         self._phase = _Phase.DOUBLING
         self._fallback = start  # the limit, should the last raise bring nothing
         self._reference = 0.0  # throughput that a raise has to exceed, bytes/s
         self._windows_to_hold = 0
-        self._throttled_at = -math.inf
         self._last_at = -math.inf  # when bytes were last reported
         self._settled_at = -math.inf
         self._opened_at = math.inf  # of the window; no window is open before
@@ -104,16 +97,6 @@ class ConcurrencyController:
             self._completed += 1
             if self._completed >= self._limit and now - self._opened_at >= WINDOW_S:
                 self._close(now)
-
-    def on_throttle(self, now: float) -> None:
-        """Note that the service asked to slow down: halves the limit, once for all answers within a window.
-
-        Requests that were under way when the limit was halved may be throttled still; they were too many.
-        """
-        if now - self._throttled_at < WINDOW_S:
-            return
-        self._throttled_at = now
-        self._hold(max(self._smallest, self._limit // 2), HOLD_WINDOWS_THROTTLED, now)
 
     def _counts(self, now: float) -> bool:
         """Whether a report falls into a window. The first after settling opens one: it is about before."""
@@ -147,7 +130,7 @@ class ConcurrencyController:
             self._reference = rate
             self._raise(now)
         else:
-            self._hold(self._fallback, HOLD_WINDOWS, now)
+            self._hold(self._fallback, now)
 
     def _raise(self, now: float) -> None:
         before = self._limit
@@ -161,9 +144,9 @@ class ConcurrencyController:
         self._limit = min(self._largest, raised)
         self._settle(now)
 
-    def _hold(self, limit: int, windows: int, now: float) -> None:
+    def _hold(self, limit: int, now: float) -> None:
         self._limit = limit
         self._phase = _Phase.HOLDING
         self._reference = 0.0
-        self._windows_to_hold = windows
+        self._windows_to_hold = HOLD_WINDOWS
         self._settle(now)

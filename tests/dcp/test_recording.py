@@ -237,6 +237,25 @@ def test_a_trace_of_a_load_has_every_request(local: Place, local_endpoint: Local
     assert work == [f"load {local.uri('ckpt')}", "plan", "transfer", "verify"]
 
 
+def test_of_two_loads_at_once_each_counts_its_own(local: Place, local_endpoint: LocalEndpoint) -> None:
+    states = {name: {"w": random_tensor((size * MiB,), torch.uint8)} for name, size in (("a", 12), ("b", 20))}
+    for name, state in states.items():
+        local.save(state, name)
+    local_endpoint.reset_stats()
+    readers = {name: local.reader(name) for name in states}
+    threads = [threading.Thread(target=load, args=(emptied(states[name]), readers[name])) for name in states]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    served = local_endpoint.requests()
+    for name, reader in readers.items():
+        own = [record for record in served if record.key.startswith(f"{name}/")]
+        assert reader.report is not None
+        assert reader.report.requests == len(own)
+        assert reader.report.received_bytes == sum(record.body_bytes_out for record in own)
+
+
 def asked(name: str) -> tuple[str, str, str]:
     """Operation, key and Range header that a slice's name speaks of."""
     operation, key, span = re.fullmatch(r"(\w+) (\S+)(?: \[(.*)\))?", name).groups()  # type: ignore[union-attr]

@@ -132,6 +132,8 @@ def test_progress(recorder: Recorder, clock: Clock) -> None:
         now = recorder.progress()
     assert (now.done_bytes, now.total_bytes, now.elapsed_s, now.rate) == (400, 1100, 3, 200)
     assert now.remaining_s == 3.5
+    clock.time += 100
+    assert recorder.progress().rate == 200  # when all is over, it stays
 
 
 def test_the_total_grows_with_what_comes_along(recorder: Recorder) -> None:

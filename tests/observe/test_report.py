@@ -49,8 +49,8 @@ def test_of_nothing_there_are_no_rates() -> None:
 
 def test_one_line() -> None:
     assert str(LOAD) == (
-        "load s3://bucket/ckpt (rank 1): 4 GB in 2.5 s, 2 GB/s, 8 requests, 2 retries, 1 hedges, "
-        "1.250 bytes moved a byte, 0.2 CPU s/GB"
+        "load s3://bucket/ckpt (rank 1): 4 GB in 2.5 s, 2 GB/s, requests 8, retries 2, hedges 1, "
+        "amplification 1.250, CPU 0.2 s/GB"
     )
 
 

@@ -89,6 +89,12 @@ def test_requests_in_flight_are_counted() -> None:
     assert counts == [(1e6, 1), (2e6, 2), (4e6, 1), (5e6, 0)]
 
 
+def test_requests_that_may_not_be_seen_to_end_are_not_counted() -> None:
+    line = Timeline(1)
+    assert line.began(exchange(ours=False, connection=0)) == []
+    assert [e["args"]["value"] for e in line.began(exchange()) if e["ph"] == "C"] == [1]
+
+
 def test_gauges_tell_changes() -> None:
     line = Timeline(1)
     said = [line.gauged("limit", value, 1) for value in (5, 5, 6, 5)]

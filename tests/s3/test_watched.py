@@ -50,6 +50,7 @@ async def test_what_the_endpoint_counts_is_seen(
     assert moved == once * 2
     assert all(200 <= exchange.status < 300 and not exchange.error for exchange in seen)
     assert all(exchange.ended_s >= exchange.asked_s for exchange in seen)
+    assert sum(exchange.ours for exchange in seen) == 3
 
 
 async def test_our_own_connections_say_more(

@@ -70,6 +70,7 @@ class Exchange:
         span: the bytes asked for, of a ranged GET.
         part: number of the part, from 1; 0: none.
         hedge: whether it repeats a request that merely takes long.
+        ours: whether it is made on our own connections, and not on aiobotocore's.
         connection: number of the connection in this process, from 1; 0: none, or one that is not ours.
         asked_s, granted_s, connected_s, sent_s, first_byte_s, ended_s: when, by ``clock``, it was wanted, was let
             through, had a connection, was sent, was first answered, and was over; 0: that did not happen.
@@ -84,6 +85,7 @@ class Exchange:
     span: ByteRange | None = None
     part: int = 0
     hedge: bool = False
+    ours: bool = True
     connection: int = 0
     asked_s: float = 0.0
     granted_s: float = 0.0

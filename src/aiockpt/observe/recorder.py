@@ -119,9 +119,9 @@ class Recorder:
         self._stretches += stretches
 
     def _spent(self, phase: Phase, start: float, end: float) -> None:
-        time = self.times.setdefault(phase, PhaseTime(start, end))
-        time.end_s = end
-        time.spent_s += end - start
+        spent = self.times.setdefault(phase, PhaseTime(start, end))
+        spent.end_s = end
+        spent.spent_s += end - start
 
     # ---- exchange.Observer
 
@@ -152,7 +152,8 @@ class Recorder:
         now = self._now()
         done = self._added_bytes + self._done()
         total = max(self._added_bytes + max(self._expected_bytes, self._queued_bytes), done)
-        moving_s = now - self._transfer_s if self._transfer_s else 0.0
+        transfer = self.times.get(Phase.TRANSFER)
+        moving_s = (transfer.end_s if transfer is not None else now) - (self._transfer_s or now)
         rate = done / moving_s if moving_s > 0 else 0.0
         return Progress(
             done_bytes=done,
@@ -175,7 +176,7 @@ class Recorder:
             uri=self.uri,
             rank=self.rank,
             elapsed_s=self._now() - self._started_s,
-            phases={phase.value: time.spent_s for phase, time in self.times.items()},
+            phases={phase.value: spent.spent_s for phase, spent in self.times.items()},
             first_byte_s=self._first_byte_s - self._transfer_s if self._first_byte_s else None,
             cpu_s=self._cpu_s,
             wanted_bytes=self._added_bytes + self._expected_bytes,

@@ -124,11 +124,11 @@ class Report:
         parts = [
             f"{self.kind} {self.uri} ({who}): {in_units(self.wanted_bytes)} in {self.elapsed_s:.3g} s",
             f"{self.gb_per_s:.3g} GB/s",
-            f"{self.requests} requests",
-            f"{self.retries} retries",
-            f"{self.hedges} hedges",
-            f"{self.amplification:.3f} bytes moved a byte",
-            f"{self.cpu_s_per_gb:.3g} CPU s/GB",
+            f"requests {self.requests}",
+            f"retries {self.retries}",
+            f"hedges {self.hedges}",
+            f"amplification {self.amplification:.3f}",
+            f"CPU {self.cpu_s_per_gb:.3g} s/GB",
         ]
         return ", ".join(parts)
 

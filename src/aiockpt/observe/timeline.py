@@ -44,14 +44,12 @@ class Timeline:
 
     def began(self, exchange: Exchange) -> list[Event]:
         """A request wants a connection."""
-        self._in_flight += 1
-        return [self._counter("requests in flight", self._in_flight, exchange.asked_s)]
+        return self._counted(exchange, 1, exchange.asked_s)
 
     def ended(self, exchange: Exchange) -> list[Event]:
         """It is over."""
-        self._in_flight -= 1
-        counter = self._counter("requests in flight", self._in_flight, exchange.ended_s)
-        return [counter, *self._waited(exchange), *self._slices(exchange)]
+        counted = self._counted(exchange, -1, exchange.ended_s)
+        return [*counted, *self._waited(exchange), *self._slices(exchange)]
 
     def gauged(self, name: str, value: float, at_s: float) -> list[Event]:
         """Something measured; nothing unless it has changed."""
@@ -77,6 +75,13 @@ class Timeline:
                 for phase, time in sorted(times.items(), key=lambda item: (item[1].start_s, -item[1].end_s))
             ),
         ]
+
+    def _counted(self, exchange: Exchange, change: int, at_s: float) -> list[Event]:
+        """The requests in flight; without aiobotocore's, of which a cancelled one is not seen to end."""
+        if not exchange.ours:
+            return []
+        self._in_flight += change
+        return [self._counter("requests in flight", self._in_flight, at_s)]
 
     def _waited(self, exchange: Exchange) -> Iterator[Event]:
         if exchange.granted_s - exchange.asked_s < SHOWN_WAIT_S:

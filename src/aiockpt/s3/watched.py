@@ -1,7 +1,7 @@
 """aiobotocore's requests as exchanges: what it sends for the control plane, and for bulk bytes where a proxy is.
 
 By botocore's own events, each HTTP request is seen, redirected and repeated ones included. All of one call happens in
-one task, so its context is the caller's.
+one task, so its context is the caller's. A request that is cancelled on its way is not seen to end.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _begin(request: Any, operation_name: str, **_: Any) -> None:
     target = context.get(_TARGET)
     if target is None:
         return
-    exchange = Exchange(operation_name, target)
+    exchange = Exchange(operation_name, target, ours=False)
     exchange.sent_bytes = determine_content_length(request.data) or 0
     context[_EXCHANGE] = exchange.__enter__()  # it is left in another event
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "rm": ("aiockpt.commands.rm:rm", "Delete a checkpoint, its metadata first."),
     "serve": ("aiockpt.demo.serve:serve", "Run a local S3 endpoint, for trying things out."),
     "sweep": ("aiockpt.commands.sweep:sweep", "Remove what killed writers left."),
+    "verify": ("aiockpt.commands.verify:verify", "Compare every byte of a checkpoint with its checksum."),
 }
 
 

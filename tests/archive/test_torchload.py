@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def _payload(item: bytes, tensor: torch.Tensor) -> bytes:
-    return bytes(payload_of(memoryview(item), tensor.dtype, tensor.shape))
+    return bytes(payload_of(memoryview(item), tensor.dtype, tensor.shape)[0])
 
 
 def _confirm(item: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> int | None:
@@ -166,7 +166,7 @@ def test_a_flipped_payload_bit_is_a_checksum_mismatch() -> None:
 
 def _read_or_none(item: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> bytes | None:
     try:
-        return bytes(payload_of(memoryview(item), dtype, shape))
+        return bytes(payload_of(memoryview(item), dtype, shape)[0])
     except (Surprise, ChecksumMismatch):
         return None
 

@@ -140,8 +140,11 @@ def _require_row_major(facts: TensorFacts, recorded: int | None) -> None:
         raise StridedPayload("the stored tensor is not in row-major order", facts.stride, recorded)
 
 
-def payload_of(item: memoryview, dtype: torch.dtype, shape: Sequence[int]) -> memoryview:
+def payload_of(item: memoryview, dtype: torch.dtype, shape: Sequence[int]) -> tuple[memoryview, bool]:
     """The payload of a whole item in memory, proved and checked: a view into *item*.
+
+    Returns:
+        The payload; whether its bytes were compared with a CRC32, or the writer recorded none.
 
     Raises:
         ChecksumMismatch: the payload's bytes do not match the CRC32 recorded for them.
@@ -164,7 +167,7 @@ def payload_of(item: memoryview, dtype: torch.dtype, shape: Sequence[int]) -> me
     )
     if recorded is not None and crc32(payload) != recorded:
         raise ChecksumMismatch(f"the payload's CRC32 is not the recorded {recorded:#010x}")
-    return payload
+    return payload, recorded is not None
 
 
 def is_common_head(head: Bytes, dtype: torch.dtype, shape: Sequence[int]) -> bool:

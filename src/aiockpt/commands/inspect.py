@@ -96,7 +96,7 @@ def _print_chunks(session: Session, shown: Summary) -> None:
 
 
 def _words(place: summaries.Place | None) -> str:
-    return f"{place.path} bytes {place.start}-{place.end}" if place else "missing"
+    return str(place) if place else "missing"
 
 
 def _totals_line(shown: Summary) -> str:

@@ -44,9 +44,9 @@ class Bar:
         self._begun_s = time.monotonic()
         self._shown = False
 
-    def advance(self, nbytes: int) -> None:
-        """So many more bytes are done."""
-        self._progress.advance(self._task, nbytes)
+    def advance(self, nbytes: int, total_bytes: int | None = None) -> None:
+        """So many more bytes are done; ``total_bytes``: of all, where that becomes known later."""
+        self._progress.update(self._task, advance=nbytes, total=total_bytes)
         if not self._shown and time.monotonic() - self._begun_s > DELAY_S:
             self._shown = True
             self._progress.start()

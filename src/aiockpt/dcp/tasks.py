@@ -261,7 +261,9 @@ class TogetherItems(Task):
 
     def _take(self, item: StoredItem, stored: memoryview) -> None:
         assert item.dtype is not None
-        payload = payload_of(stored, item.dtype, item.shape)
+        payload, is_proven = payload_of(stored, item.dtype, item.shape)
+        if self._loading.checksums and not is_proven:
+            self._loading.unproven.append(item)
         target = target_of(self._loading, item)
         if item.is_whole and landable(target, item.dtype):
             storage_view(target)[:] = payload

@@ -20,6 +20,9 @@ class Place:
     start: int
     end: int
 
+    def __str__(self) -> str:
+        return f"{self.path} bytes {self.start}-{self.end}"
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:

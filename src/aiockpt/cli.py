@@ -13,6 +13,7 @@ import click
 COMMANDS = {
     "cp": ("aiockpt.commands.cp:cp", "Copy a checkpoint between buckets and folders."),
     "demo": ("aiockpt.demo.command:demo", "Train, save to S3, resume: is every bit the same?"),
+    "diff": ("aiockpt.commands.diff:diff", "Say what differs between two checkpoints."),
     "get": ("aiockpt.commands.cp:get", "Fetch a checkpoint into a folder."),
     "inspect": ("aiockpt.commands.inspect:inspect", "Show the tensors of a checkpoint."),
     "ls": ("aiockpt.commands.ls:ls", "List the checkpoints below a prefix."),

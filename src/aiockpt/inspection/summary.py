@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
 
+from aiockpt.dcp.proof import ATTRIBUTE
 from aiockpt.inspection.names import rank_of
 
 
@@ -26,11 +27,18 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A stored piece of a tensor; ``place`` is None if the metadata does not say where."""
+    """A stored piece of a tensor.
+
+    Attributes:
+        offsets, sizes: which piece.
+        place: where it lies; None if the metadata does not say.
+        proof: the CRC32s of its blocks, as ``dcp.proof`` packs them; None if there are none.
+    """
 
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
     place: Place | None
+    proof: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +69,11 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A serialized Python object."""
+    """A serialized Python object; ``place`` and ``proof`` as a chunk's."""
 
     name: str
     place: Place | None
+    proof: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +122,8 @@ def summarize(parts: Iterable[Metadata]) -> Summary:
         places: dict[MetadataIndex, _StorageInfo] = part.storage_data or {}
         for name, entry in part.state_dict_metadata.items():
             if not isinstance(entry, TensorStorageMetadata):
-                blobs.setdefault(name, Blob(name, _place(places.get(MetadataIndex(name)))))
+                info = places.get(MetadataIndex(name))
+                blobs.setdefault(name, Blob(name, _place(info), _proof(info)))
                 continue
             made = _tensor(name, entry, places)
             before = tensors.get(name)
@@ -126,9 +136,9 @@ def summarize(parts: Iterable[Metadata]) -> Summary:
 
 def _tensor(name: str, entry: TensorStorageMetadata, places: dict[MetadataIndex, _StorageInfo]) -> Tensor:
     dtype = entry.properties.dtype
+    stored = ((chunk, places.get(MetadataIndex(name, chunk.offsets))) for chunk in entry.chunks)
     chunks = tuple(
-        Chunk(tuple(chunk.offsets), tuple(chunk.sizes), _place(places.get(MetadataIndex(name, chunk.offsets))))
-        for chunk in entry.chunks
+        Chunk(tuple(chunk.offsets), tuple(chunk.sizes), _place(info), _proof(info)) for chunk, info in stored
     )
     return Tensor(name, str(dtype).removeprefix("torch."), tuple(entry.size), dtype.itemsize, chunks)
 
@@ -140,6 +150,10 @@ def _together(one: Tensor, other: Tensor) -> Tensor:
         if chunk.place is not None or chunk.offsets not in chunks:
             chunks[chunk.offsets] = chunk
     return Tensor(one.name, one.dtype, one.shape, one.itemsize, tuple(chunks[at] for at in sorted(chunks)))
+
+
+def _proof(info: _StorageInfo | None) -> bytes | None:
+    return getattr(info, ATTRIBUTE, None)
 
 
 def _place(info: _StorageInfo | None) -> Place | None:

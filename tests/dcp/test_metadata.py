@@ -10,6 +10,7 @@ import pickle
 import random
 import subprocess
 import tracemalloc
+import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import reduce
@@ -382,3 +383,16 @@ def test_the_message_of_a_refusal_is_short() -> None:
     with pytest.raises(MetadataError) as caught:
         load(pickle.dumps(metadata))
     assert len(str(caught.value)) < 300
+
+
+def test_metadata_of_one_length_differ_in_their_crc32() -> None:
+    """Whether a lost answer to a commit meant success is told by size and CRC32 of what stands."""
+
+    def crc(path: str) -> tuple[int, int]:
+        places = {MetadataIndex("step"): _StorageInfo(path, 0, 5)}
+        data = dump_metadata(Metadata({"step": BytesStorageMetadata()}, storage_data=places))
+        return len(data), zlib.crc32(data)
+
+    found = {crc(f"__0_{number}.distcp") for number in range(10)}
+    assert len({length for length, _ in found}) == 1
+    assert len(found) == 10

@@ -91,9 +91,10 @@ def _size(dimensions: tuple[int, ...]) -> torch.Size:
     return torch.Size(dimensions)
 
 
-#: What follows the pickle in our metadata, after four bytes of its CRC32.
+#: What follows the pickle in our metadata, after its CRC32 in hexadecimal digits. As four bytes it would make the CRC32
+#: of the whole the same for all metadata of one length, and who compares objects by that would take one for another.
 _TRAILER = b"aiockpt crc32"
-_CRC_BYTES = 4
+_CRC_BYTES = 8
 
 #: Far above S3's largest object; offsets and ends stay within 63 bits.
 _MAX_OBJECT_BYTES = 1 << 62
@@ -196,8 +197,7 @@ def load_metadata(data: bytes, where: str, allowed: Iterable[type] = ()) -> Meta
 def _end_of_intact(data: bytes) -> int:
     """Where the pickle ends, its opcodes and, if it has a trailer, its CRC32 checked."""
     if data.endswith(_TRAILER) and len(data) > (length := _CRC_BYTES + len(_TRAILER)):
-        recorded = int.from_bytes(data[-length : -len(_TRAILER)], "little")
-        if crc32(memoryview(data)[:-length]) != recorded:
+        if data[-length : -len(_TRAILER)] != b"%08x" % crc32(memoryview(data)[:-length]):
             raise MetadataError("the bytes do not match their CRC32: damaged; load an older checkpoint")
         data = data[:-length]
     if (end := end_of_pickle(data)) != len(data):
@@ -248,8 +248,7 @@ def dump_metadata(metadata: Metadata) -> bytes:
     buffer = io.BytesIO()
     with _collector_paused():
         _SharingPickler(buffer).dump(metadata)
-    crc = crc32(buffer.getbuffer())
-    buffer.write(crc.to_bytes(_CRC_BYTES, "little") + _TRAILER)
+    buffer.write(b"%08x" % crc32(buffer.getbuffer()) + _TRAILER)
     return buffer.getvalue()
 
 

@@ -36,7 +36,7 @@ def room(arrows: str = "", libraries: str = "", *, pure: bool = False) -> Room:
 VALUES = "errors model config"
 DECISIONS = f"{VALUES} crc plan wire archive"
 ENGINE = f"{DECISIONS} observe transport s3 engine scope bridge blocking"
-LIBRARY = f"{ENGINE} s3reader dcp"
+LIBRARY = f"{ENGINE} s3reader dcp awaitable"
 
 ROOMS = {
     "errors": room(pure=True),
@@ -55,6 +55,7 @@ ROOMS = {
     "blocking": room(f"{DECISIONS} observe transport s3 engine scope bridge"),
     "s3reader": room(f"{VALUES} engine bridge blocking"),
     "dcp": room(f"{ENGINE} s3reader", "torch"),
+    "awaitable": room(f"{ENGINE} s3reader dcp", "anyio torch"),
     "testing": room("errors model wire", "httptools uvloop zlib_ng"),
     "inspection": room(LIBRARY, "torch", pure=True),
     "transfer": room(f"{LIBRARY} inspection", "anyio torch"),

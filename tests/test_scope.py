@@ -21,10 +21,11 @@ def test_members_are_cancelled_with_their_scope() -> None:
     scope.add(under_way)
     scope.add(ended)
     scope.discard(ended)
-    assert not scope.cancelled
     scope.cancel()
-    assert scope.cancelled
     assert (under_way.cancellations, ended.cancellations) == (1, 0)
+    assert [scope.cancelled, scope.is_idle] == [True, False]
+    scope.discard(under_way)
+    assert scope.is_idle
 
 
 def test_a_cancelled_scope_lets_nobody_begin() -> None:
@@ -54,15 +55,15 @@ def test_members_may_leave_while_they_are_cancelled() -> None:
 
 def test_sessions_are_counted() -> None:
     scope = Scope()
-    assert scope.is_idle
+    idle = [scope.is_idle]
     with scope.session(), pytest.raises(LookupError), scope.session():
-        assert not scope.is_idle
+        idle.append(scope.is_idle)
         raise LookupError
-    assert scope.is_idle
+    idle.append(scope.is_idle)
     with scope.session():
         scope.cancel()
-        assert not scope.is_idle
-    assert scope.is_idle
+        idle.append(scope.is_idle)
+    assert [*idle, scope.is_idle] == [True, False, True, False, True]
 
 
 def test_a_scope_is_its_threads() -> None:
@@ -75,8 +76,7 @@ def test_a_scope_is_its_threads() -> None:
         other.start()
         other.join()
         with inner.entered(), session():
-            assert not inner.is_idle
-            assert scope.is_idle
+            assert [inner.is_idle, scope.is_idle] == [False, True]
         assert current_scope() is scope
     assert current_scope() is None
     assert seen == [None]

@@ -12,12 +12,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aiockpt.awaitable.engine import Engine
+    from aiockpt.awaitable.functions import load, load_tensors, save, save_in_background
     from aiockpt.blocking.writing import S3Writer
     from aiockpt.checkpoint import S3Checkpoint
     from aiockpt.checkpoints.awaited import Checkpoints
     from aiockpt.checkpoints.blocking import BlockingCheckpoints
     from aiockpt.config import S3ClientConfig
-    from aiockpt.engine.engine import Engine
     from aiockpt.errors import AiockptError, S3Exception
     from aiockpt.observe.report import Progress, Report
     from aiockpt.observe.trace import trace
@@ -37,6 +38,10 @@ __all__ = [
     "S3ReaderConstructor",
     "S3Writer",
     "__version__",
+    "load",
+    "load_tensors",
+    "save",
+    "save_in_background",
     "trace",
 ]
 
@@ -48,7 +53,7 @@ _HOMES = {
     "AiockptError": "aiockpt.errors",
     "BlockingCheckpoints": "aiockpt.checkpoints.blocking",
     "Checkpoints": "aiockpt.checkpoints.awaited",
-    "Engine": "aiockpt.engine.engine",
+    "Engine": "aiockpt.awaitable.engine",
     "Progress": "aiockpt.observe.report",
     "Report": "aiockpt.observe.report",
     "S3Checkpoint": "aiockpt.checkpoint",
@@ -57,6 +62,10 @@ _HOMES = {
     "S3Reader": "aiockpt.s3reader",
     "S3ReaderConstructor": "aiockpt.s3reader",
     "S3Writer": "aiockpt.blocking.writing",
+    "load": "aiockpt.awaitable.functions",
+    "load_tensors": "aiockpt.awaitable.functions",
+    "save": "aiockpt.awaitable.functions",
+    "save_in_background": "aiockpt.awaitable.functions",
     "trace": "aiockpt.observe.trace",
 }
 

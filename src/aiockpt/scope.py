@@ -94,8 +94,8 @@ class Scope:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody touches the caller's memory; once true for a cancelled scope, it stays true."""
-        return not self._sessions
+        """Whether nothing is under way, nor memory in use; once true for a cancelled scope, it stays true."""
+        return not (self._sessions or self._members)
 
 
 _current: ContextVar[Scope | None] = ContextVar("scope", default=None)

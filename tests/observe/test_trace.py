@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 import aiockpt
-from aiockpt import Engine, S3ClientConfig
+from aiockpt.config import S3ClientConfig
 from aiockpt.engine.download import Read
+from aiockpt.engine.engine import Engine
 from aiockpt.model import ByteRange, MiB, ObjectId
 from aiockpt.observe.exchange import Exchange
 from aiockpt.observe.timeline import CONTROL_TRACK
@@ -176,7 +177,8 @@ def test_a_forked_child_writes_its_own(tmp_path: Path) -> None:
 
 OF_PROCESS = """
 import asyncio, os
-from aiockpt import Engine, S3ClientConfig
+from aiockpt.config import S3ClientConfig
+from aiockpt.engine.engine import Engine
 from aiockpt.model import ObjectId
 async def main():
     async with Engine(S3ClientConfig(endpoint_url=os.environ["URL"])) as engine:

@@ -77,15 +77,17 @@ class LoadPipeline:
     Args:
         download: performs the reads.
         loading: the planner and what else the tasks share.
+        window_bytes: how far ahead bytes that land directly are submitted.
     """
 
-    def __init__(self, download: Downloading, loading: Loading) -> None:
+    def __init__(self, download: Downloading, loading: Loading, window_bytes: int = WINDOW_BYTES) -> None:
         self._download = download
         self._loading = loading
         self._recorder = loading.recorder
         self._budget = download.budget
         self._next: deque[Task] = deque()
         self._source: Iterator[Task] = iter(())
+        self._window_bytes = window_bytes
         self._in_flight_bytes = 0
         self._staged_bytes = 0
 
@@ -110,7 +112,7 @@ class LoadPipeline:
     def _submit(self) -> None:
         """Hand over what there is room for; together, so that neighbours share requests."""
         batch: list[Job] = []
-        while self._in_flight_bytes < WINDOW_BYTES and (task := self._peek()) is not None:
+        while self._in_flight_bytes < self._window_bytes and (task := self._peek()) is not None:
             if not self._reserve(task.staged_bytes, is_only_one=not (batch or self._download.unfinished)):
                 break
             self._next.popleft()

@@ -157,16 +157,21 @@ class Engine:
 
     async def list_objects(self, prefix: ObjectId, delimiter: str = "") -> AsyncGenerator[ListedObject | str, None]:
         """Objects whose key starts with ``prefix.key``, and common prefixes as ``str``, page by page."""
-        control = self.client.control
         token = ""
         while True:
-            rows, token = await self.attempts(
-                Operation.LIST, prefix, partial(control.list_page, prefix, delimiter=delimiter, after=token)
-            )
+            rows, token = await self.list_page(prefix, delimiter, token)
             for row in rows:
                 yield row
             if not token:
                 return
+
+    async def list_page(
+        self, prefix: ObjectId, delimiter: str = "", after: str = ""
+    ) -> tuple[list[ListedObject | str], str]:
+        """A page of ``list_objects``, and the token to ask for the next one ``after``; ``""``: there is none."""
+        return await self.attempts(
+            Operation.LIST, prefix, lambda: self.client.control.list_page(prefix, delimiter=delimiter, after=after)
+        )
 
     async def pending_uploads(self, prefix: ObjectId) -> AsyncIterator[PendingUpload]:
         """Multipart uploads that were begun under a prefix and neither completed nor aborted."""
@@ -216,13 +221,13 @@ class Engine:
         """
         upload = Upload(self)
         outgoing = upload.begin(target, replaces)
-        octets = [_octets(view) for view in views]
-        total = sum(map(len, octets))
+        memory = [octets(view) for view in views]
+        total = sum(map(len, memory))
         parts: list[OutgoingPart] = []
         assembler = PartAssembler(self.part_sizes(total), parts.append, lambda _: None)
 
         def assemble() -> None:
-            for view in octets:
+            for view in memory:
                 assembler.write(view, view)
             assembler.finish()
 
@@ -298,7 +303,7 @@ class Engine:
             self._on_throttle(Operation.GET, source)
 
 
-def _octets(view: bytes | bytearray | memoryview) -> memoryview:
+def octets(view: bytes | bytearray | memoryview) -> memoryview:
     """``view`` as bytes, whatever its items are; only what is empty may have a shape that cannot be cast."""
     items = memoryview(view)
-    return items.cast("B") if items.nbytes else memoryview(b"")
+    return items.cast("B") if items.nbytes else memoryview(bytearray())

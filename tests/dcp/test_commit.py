@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.planner import WriteItem
 from aiockpt.blocking.store import Store
 from aiockpt.config import S3ClientConfig
 from aiockpt.dcp import S3FileSystem, S3StorageReader, S3StorageWriter
-from aiockpt.dcp.commit import survey
+from aiockpt.dcp.commit import REMEMBERED, _committed, survey
 from aiockpt.errors import PreconditionFailed, ServiceError
 from aiockpt.model import NOTHING, ObjectId
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
@@ -149,9 +149,10 @@ class WaitingPlanner(DefaultSavePlanner):
 
 
 def test_what_will_be_replaced_is_looked_up_while_the_new_data_are_written(
-    path: str, local_endpoint: LocalEndpoint
+    path: str, local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(path, 1)
+    monkeypatch.setattr("aiockpt.dcp.commit._committed", {})  # as if another process had written it
     local_endpoint.reset_stats()
     planner = WaitingPlanner()
     thread = threading.Thread(target=save, args=(path, 2, planner))
@@ -166,6 +167,23 @@ def test_what_will_be_replaced_is_looked_up_while_the_new_data_are_written(
     operations = Counter(record.operation for record in local_endpoint.requests())
     assert operations == {"HeadObject": 1, "ListObjectsV2": 1, "GetObject": 1, "PutObject": 2, "DeleteObject": 1}
     assert names(path) == [".metadata", "__0_1.distcp"]
+
+
+def test_what_this_process_has_committed_need_not_be_read_to_be_replaced(
+    path: str, local_endpoint: LocalEndpoint
+) -> None:
+    save(path, 1)
+    local_endpoint.reset_stats()
+    save(path, 2)
+    operations = Counter(record.operation for record in local_endpoint.requests())
+    assert operations == {"HeadObject": 1, "ListObjectsV2": 1, "PutObject": 2, "DeleteObject": 1}
+    assert names(path) == [".metadata", "__0_1.distcp"]
+
+
+def test_only_some_commits_are_remembered(path: str) -> None:
+    for number in range(REMEMBERED + 3):
+        save(f"{path}-{number}", number)
+    assert len(_committed) == REMEMBERED
 
 
 @pytest.mark.parametrize("first", [False, True])

@@ -14,7 +14,7 @@ one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from math import prod
@@ -60,11 +60,15 @@ _U32, _U64, _SIZES = Struct("<I"), Struct("<Q"), Struct("<3I")
 _MASK = (1 << 64) - 1
 
 
-def _serialization_id(pickle_crc: int, payload_crcs: tuple[int, ...]) -> bytes:
-    """A fingerprint of the record names, then of the descriptors' CRCs, mixed as torch does."""
-    seed = 0
-    for crc in (pickle_crc, *_CRCS_BEFORE_PAYLOAD, *payload_crcs, _VERSION_CRC):
+def _mixed(seed: int, crcs: Iterable[int]) -> int:
+    """*seed* with further CRCs mixed in, as torch does."""
+    for crc in crcs:
         seed ^= (crc + 0x9E3779B9 + (seed << 6) + (seed >> 2)) & _MASK
+    return seed
+
+
+def _serialization_id(seed: int) -> bytes:
+    """A fingerprint of the record names, then of the descriptors' CRCs in their order: *seed*."""
     return b"%b%020d" % (_NAMES_HASH, seed)
 
 
@@ -101,7 +105,9 @@ class _Geometry:
         yield (piece := descriptor(payload_crc, self._payload_nbytes, payload_header))
         cursor += len(piece)
 
-        serialization_id = _serialization_id(pickle_crc, (payload_crc,) if self._payload_nbytes else ())
+        payload_crcs = (payload_crc,) if self._payload_nbytes else ()
+        seed = _mixed(0, (pickle_crc, *_CRCS_BEFORE_PAYLOAD, *payload_crcs, _VERSION_CRC))
+        serialization_id = _serialization_id(seed)
         records = ((b"archive/version", _VERSION), (b"archive/.data/serialization_id", serialization_id))
         offsets = list(self._offsets)
         for name, content in records:
@@ -144,28 +150,55 @@ class _NarrowTail:
     def __len__(self) -> int:
         return len(self._bytes)
 
-    def filled(self, pickle_crc: int, payload_crc: int, payload_nbytes: int) -> bytes:
-        """The tail of a payload of *payload_nbytes*."""
+    def of(self, pickle_crc: int, payload_nbytes: int) -> _FrameTail:
+        """The template for one pickle and one payload length."""
         at, tail = self._at, bytearray(self._bytes)
         tail_offset = self._payload_offset + payload_nbytes
-        id_at, entries_at, end_at = at[_ID_PIECE], at[_DIRECTORY_PIECE:_END_PIECE], at[_END_PIECE]
-        serialization_id = _serialization_id(pickle_crc, (payload_crc,))
-        id_crc = crc32(serialization_id)
+        entries_at, end_at = at[_DIRECTORY_PIECE:_END_PIECE], at[_END_PIECE]
 
-        _SIZES.pack_into(tail, _DESCRIPTOR_CRC, payload_crc, payload_nbytes, payload_nbytes)
-        tail[id_at : id_at + _ID_NBYTES] = serialization_id
-        _U32.pack_into(tail, at[_ID_END_PIECE] + _DESCRIPTOR_CRC, id_crc)
-
+        _SIZES.pack_into(tail, _DESCRIPTOR_CRC, 0, payload_nbytes, payload_nbytes)
         _U32.pack_into(tail, entries_at[0] + _ENTRY_CRC, pickle_crc)
-        _SIZES.pack_into(tail, entries_at[4] + _ENTRY_CRC, payload_crc, payload_nbytes, payload_nbytes)
+        _SIZES.pack_into(tail, entries_at[4] + _ENTRY_CRC, 0, payload_nbytes, payload_nbytes)
         _U32.pack_into(tail, entries_at[5] + _ENTRY_OFFSET, tail_offset + at[1])
-        _U32.pack_into(tail, entries_at[6] + _ENTRY_CRC, id_crc)
         _U32.pack_into(tail, entries_at[6] + _ENTRY_OFFSET, tail_offset + at[4])
 
         directory = tail_offset + entries_at[0]
         _U64.pack_into(tail, end_at + _END64_DIRECTORY, directory)
         _U64.pack_into(tail, end_at + _LOCATOR_END64, tail_offset + end_at)
         _U32.pack_into(tail, end_at + _END_DIRECTORY, directory)
+        return _FrameTail(
+            bytes(tail),
+            seed=_mixed(0, (pickle_crc, *_CRCS_BEFORE_PAYLOAD)),
+            id_at=at[_ID_PIECE],
+            crc_at=entries_at[4] + _ENTRY_CRC,
+            id_crcs_at=(at[_ID_END_PIECE] + _DESCRIPTOR_CRC, entries_at[6] + _ENTRY_CRC),
+        )
+
+
+class _FrameTail:
+    """A template in which only what follows from the payload's CRC32 is missing: it is filled in for every item."""
+
+    __slots__ = ("_bytes", "_crc_at", "_id_at", "_id_crcs_at", "_seed")
+
+    def __init__(self, template: bytes, *, seed: int, id_at: int, crc_at: int, id_crcs_at: tuple[int, int]) -> None:
+        self._bytes = template
+        self._seed = seed
+        self._id_at = id_at
+        self._crc_at = crc_at
+        self._id_crcs_at = id_crcs_at
+
+    def filled(self, crc: int) -> bytes:
+        """The tail of a payload with this CRC32."""
+        tail = bytearray(self._bytes)
+        id_at, (id_end, id_entry) = self._id_at, self._id_crcs_at
+        pack = _U32.pack_into
+        pack(tail, _DESCRIPTOR_CRC, crc)
+        pack(tail, self._crc_at, crc)
+        serialization_id = _serialization_id(_mixed(self._seed, (crc, _VERSION_CRC)))
+        tail[id_at : id_at + _ID_NBYTES] = serialization_id
+        id_crc = crc32(serialization_id)
+        pack(tail, id_end, id_crc)
+        pack(tail, id_entry, id_crc)
         return bytes(tail)
 
 
@@ -187,15 +220,18 @@ class Frame:
         item_nbytes: the length of the whole item.
     """
 
-    __slots__ = ("_pickle_crc", "_pickle_nbytes", "head", "item_nbytes", "payload_nbytes")
+    __slots__ = ("_narrow", "_pickle_crc", "_pickle_nbytes", "head", "item_nbytes", "payload_nbytes")
 
     def __init__(self, pickle: bytes, payload_nbytes: int) -> None:
         self._pickle_nbytes = nbytes = len(pickle)
         self._pickle_crc = pickle_crc = crc32(pickle)
+        self._narrow: _FrameTail | None = None
         self.payload_nbytes = payload_nbytes
         if _is_narrow(payload_nbytes):
             middle = _narrow_geometry(nbytes, 1).middle
-            tail_nbytes = len(_narrow_tail(nbytes, payload_nbytes % ALIGNMENT))
+            template = _narrow_tail(nbytes, payload_nbytes % ALIGNMENT)
+            tail_nbytes = len(template)
+            self._narrow = template.of(pickle_crc, payload_nbytes)
         else:
             geometry = _Geometry(nbytes, payload_nbytes)
             middle = geometry.middle
@@ -205,11 +241,10 @@ class Frame:
 
     def tail(self, crc: int) -> bytes:
         """The bytes after a payload whose CRC32 is *crc*."""
-        payload_nbytes, nbytes = self.payload_nbytes, self._pickle_nbytes
-        if _is_narrow(payload_nbytes):
-            tail = _narrow_tail(nbytes, payload_nbytes % ALIGNMENT)
-            return tail.filled(self._pickle_crc, crc, payload_nbytes)
-        return b"".join(_Geometry(nbytes, payload_nbytes).tail_pieces(self._pickle_crc, crc))
+        if self._narrow is not None:
+            return self._narrow.filled(crc)
+        geometry = _Geometry(self._pickle_nbytes, self.payload_nbytes)
+        return b"".join(geometry.tail_pieces(self._pickle_crc, crc))
 
 
 @lru_cache(maxsize=4096)

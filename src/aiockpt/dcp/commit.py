@@ -25,6 +25,13 @@ from aiockpt.model import NOTHING, ObjectId, Replaces
 
 logger = logging.getLogger("aiockpt")
 
+#: How many checkpoints are remembered; training overwrites one or two.
+REMEMBERED = 16
+
+#: What this process has committed: by the metadata's name and ETag, the keys of its data. So a checkpoint that replaces
+#: one of our own need not read the old metadata, which takes 0.2 s for 20,000 tensors.
+_committed: dict[tuple[ObjectId, str], frozenset[str]] = {}
+
 
 @dataclass(frozen=True, slots=True)
 class Survey:
@@ -76,6 +83,9 @@ async def replaced_data(engine: Engine, found: Survey, metadata: ObjectId) -> fr
     """
     if not found.exists:
         return frozenset()
+    own = _committed.get((metadata, found.replaces.etag))
+    if own is not None:
+        return own
     try:
         return await data_of(engine, metadata)
     except (MetadataError, NotFound) as error:
@@ -99,19 +109,29 @@ async def commit(
     Raises:
         PreconditionFailed: another writer has committed here since the survey; its checkpoint stands.
     """
-    await _put(engine, metadata, data, found.replaces)
+    _remember(metadata, await _put(engine, metadata, data, found.replaces), kept)
     left = set(replaced).difference(kept)
     await run_all(partial(_delete, engine, ObjectId(metadata.bucket, key)) for key in sorted(left))
 
 
-async def _put(engine: Engine, metadata: ObjectId, data: bytes, replaces: Replaces) -> None:
-    """Write the metadata; if those that they replace were deleted meanwhile, there is nothing to replace."""
+def _remember(metadata: ObjectId, etag: str, keys: Collection[str]) -> None:
+    if etag:  # some stores leave it out
+        _committed[metadata, etag] = frozenset(keys)
+    while len(_committed) > REMEMBERED:
+        del _committed[next(iter(_committed))]
+
+
+async def _put(engine: Engine, metadata: ObjectId, data: bytes, replaces: Replaces) -> str:
+    """Write the metadata; if those that they replace were deleted meanwhile, there is nothing to replace.
+
+    Returns:
+        their ETag.
+    """
     try:
-        await engine.put(metadata, [data], replaces)
+        return (await engine.put(metadata, [data], replaces)).etag
     except (NotFound, PreconditionFailed) as error:
         if replaces.etag and not await engine.exists(metadata):
-            await _put(engine, metadata, data, NOTHING)
-            return
+            return await _put(engine, metadata, data, NOTHING)
         if isinstance(error, PreconditionFailed):
             where = ObjectId(metadata.bucket, folder_of(metadata.key)).uri
             error.args = (f"{error.args[0]}: another writer saved to {where} meanwhile, and its checkpoint stands",)

@@ -239,8 +239,8 @@ def _is_inside(path: str) -> bool:
 def dump_metadata(metadata: Metadata) -> bytes:
     """The bytes of a ``.metadata``, as stock DCP reads them.
 
-    Equal sizes, offsets and tensor properties are written once and shared by who loads them, and no Python code runs
-    for a single tensor beyond the four functions below: for 20,000 tensors 0.1 s instead of 0.25 s.
+    Equal sizes, offsets, chunks and tensor properties are written once and shared by who loads them, and no Python code
+    runs for a single tensor beyond the few functions below: for 20,000 tensors half the time of the stock pickle.
 
     Behind the pickle follow its CRC32 and a mark: unpicklers stop before them. Shared parts make that necessary, since
     a flipped bit could move a chunk and its place alike, and then nothing would contradict it.
@@ -259,6 +259,7 @@ class _SharingPickler(pickle.Pickler):
         super().__init__(file, protocol=4)
         self._sizes: dict[torch.Size | None, torch.Size | None] = {}
         self._properties: dict[tuple[object, ...], TensorProperties] = {}
+        self._chunks: dict[tuple[torch.Size, torch.Size], ChunkStorageMetadata] = {}
         self.dispatch_table = {
             **copyreg.dispatch_table,
             ChunkStorageMetadata: self._chunk,
@@ -286,13 +287,16 @@ class _SharingPickler(pickle.Pickler):
             {
                 "properties": self._properties.setdefault(key, facts),
                 "size": self._shared(tensor.size),
-                "chunks": tensor.chunks,
+                "chunks": [self._chunks.setdefault((chunk.offsets, chunk.sizes), chunk) for chunk in tensor.chunks],
             },
         )
 
 
 def _reduce_place(place: _StorageInfo) -> _Reduced:
-    return _reduced(_StorageInfo, {name: value for name, value in vars(place).items() if value is not None})
+    state = dict(vars(place))
+    if state.get("transform_descriptors") is None:
+        state.pop("transform_descriptors", None)
+    return _reduced(_StorageInfo, state)
 
 
 def _reduced(kind: type, state: dict[str, object]) -> _Reduced:

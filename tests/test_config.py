@@ -144,3 +144,14 @@ def test_a_trace_is_asked_for_by_the_environment(monkeypatch: pytest.MonkeyPatch
     assert trace_path() == ""
     monkeypatch.setenv("AIOCKPT_TRACE", "/tmp/trace.json")
     assert trace_path() == "/tmp/trace.json"
+
+
+def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret")
+    made = S3ClientConfig(extra_args={"SSECustomerKey": "also-secret"})
+    for text in (repr(made), str(made), repr(made.cache_key)):
+        assert "secret" not in text
+    for wrong in ({"endpoint_url": "http://me:very-secret@host"}, {"extra_args": {"SSECustomerKey": ["very-secret"]}}):
+        with pytest.raises(ConfigError) as failure:
+            S3ClientConfig(**wrong)
+        assert "very-secret" not in str(failure.value)

@@ -7,6 +7,7 @@ path must know before botocore is built (a custom endpoint, a proxy).
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import os
 import urllib.request
@@ -100,6 +101,10 @@ class S3ClientConfig:
             raise ConfigError(
                 f"extra_args does not take {', '.join(unknown)}; it takes {', '.join(sorted(EXTRA_ARGS))}"
             )
+        if not isinstance(self.extra_args.get("SSECustomerKey", ""), (str, bytes)):
+            raise ConfigError("extra_args: SSECustomerKey must be str or bytes")  # botocore would show what it is
+        if "@" in (self.endpoint_url or ""):
+            raise ConfigError("endpoint_url must not hold a user name or password: they would be in every message")
 
     def merged(self, **overrides: Any) -> S3ClientConfig:
         """This configuration with some fields replaced.
@@ -148,9 +153,9 @@ class S3ClientConfig:
     def cache_key(self) -> tuple[Any, ...]:
         """Equal for configurations that can share one engine, botocore's own in the environment included."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        values["extra_args"] = repr(sorted(self.extra_args.items()))
-        environment = sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
-        return (*values.values(), *environment)
+        del values["extra_args"]
+        secrets = [*self.extra_args.items(), *(pair for pair in os.environ.items() if pair[0].startswith("AWS_"))]
+        return (*values.values(), hashlib.sha256(repr(sorted(secrets)).encode("utf-8", "surrogateescape")).digest())
 
 
 def has_custom_endpoint(config: S3ClientConfig) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from array import array
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -21,11 +21,13 @@ from aiockpt.errors import (
     ObjectChanged,
     PreconditionFailed,
     Throttled,
+    TLSError,
 )
 from aiockpt.model import ANYTHING, NOTHING, ByteRange, MiB, ObjectId
 from aiockpt.s3.control import ListedObject
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
 from servers.base import S3Server
+from servers.certificate import Certificate
 
 DATA = random.Random(11).randbytes(6 * MiB)
 KEYS = ["plain", "with space", "a+b", "100%", "100%25", "ünïcode-鍵", "a/b/c", "~.-_!*'()"]
@@ -257,3 +259,28 @@ async def test_a_listing_of_parts_that_does_not_move_on_ends(
 
     monkeypatch.setattr(await engine.client._session.client(), "list_parts", always_the_same)
     assert [part.number for part in await engine.upload_parts(ObjectId(local_bucket, "key"), "id")] == [1, 1]
+
+
+@pytest.mark.parametrize("how", ["get_small", "put", "head", "list"])
+async def test_a_certificate_that_is_not_trusted_is_final(
+    config: S3ClientConfig, certificate: Certificate, how: str
+) -> None:
+    """Verification is on unless it is switched off by name, and nothing gets better by trying again."""
+    target = ObjectId("bucket", "key")
+    with LocalEndpoint(tls_cert=certificate.chain, tls_key=certificate.key) as endpoint:
+        untrusting = config.merged(endpoint_url=endpoint.url)
+        async with Engine(untrusting) as engine:
+            attempts: dict[str, Callable[[], Awaitable[object]]] = {
+                "get_small": lambda: engine.get_small(target),
+                "put": lambda: engine.put(target, [b"x"]),
+                "head": lambda: engine.head(target),
+                "list": lambda: keys(engine, target),
+            }
+            with pytest.raises(TLSError, match=r"s3://bucket/key.*ca_bundle") as failure:
+                await attempts[how]()
+            assert failure.value.attempts == 1
+            assert (failure.value.bucket, failure.value.key) == ("bucket", "key")
+        for trusting in (untrusting.merged(ca_bundle=str(certificate.authority)), untrusting.merged(verify_tls=False)):
+            async with Engine(trusting) as engine:
+                await engine.put(target, [b"x"])
+                assert (await engine.head(target)).size == 1

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import pickle
 from collections.abc import Awaitable, Callable
 
 import aiohttp
@@ -13,6 +12,7 @@ from aiockpt.model import ObjectId
 from aiockpt.s3.client import S3Client
 from aiockpt.s3.scrub import chain, scrub
 from s3.conftest import ACCESS_KEY
+from s3.telltale import told
 from transport.scripted import Peer, answer, server
 
 
@@ -29,19 +29,6 @@ def test_what_is_worth_keeping_stays() -> None:
     assert error.response["Error"] == {"Code": "SignatureDoesNotMatch", "Message": "m"}
     assert error.response["ResponseMetadata"]["RequestId"] == "id"
     assert "SignatureDoesNotMatch" in str(error)
-
-
-def told(error: BaseException) -> str:
-    """Everything that can be got out of an exception and its causes by printing and pickling."""
-    parts = []
-    for one in chain(error):
-        parts += [str(one), repr(one), repr(one.__dict__), repr(one.args)]
-        parts += [repr(vars(value)) for value in vars(one).values() if hasattr(value, "__dict__")]
-        try:
-            parts.append(pickle.dumps(one).decode("latin-1"))
-        except (TypeError, AttributeError, pickle.PicklingError):
-            continue  # what cannot be pickled tells nobody
-    return "\n".join(parts)
 
 
 async def closed(peer: Peer) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from aiockpt.errors import ClosedError, ConnectError, ReadError, TransportError, TransportTimeout
+from aiockpt.errors import ClosedError, ConnectError, ReadError, TLSError, TransportError, TransportTimeout
 from aiockpt.model import MiB
 from aiockpt.transport.connection import Request
 from aiockpt.transport.outlet import TLS_WRITE_BYTES
@@ -277,6 +277,29 @@ async def test_tls(certificate: Certificate) -> None:
         assert memory.view == body
         assert (await pool.request(endpoint, GET, buffered)).body == b"ok"
         assert pool.opened == 1
+
+
+async def test_a_server_that_speaks_no_tls() -> None:
+    async def plain(peer: Peer) -> None:
+        await peer.say(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await peer.gone()
+
+    async with server(plain) as endpoint, make_pool(tls=client_context(None, verify=True)) as pool:
+        secured = Endpoint("https", endpoint.host, endpoint.port)
+        with pytest.raises(TLSError, match="check the endpoint URL"):
+            await pool.request(secured, GET, buffered)
+
+
+async def test_a_server_that_goes_away_while_tls_is_agreed_on() -> None:
+    """That may be better at the next try."""
+
+    async def leaves(peer: Peer) -> None:
+        await peer.reader.read(1)
+
+    async with server(leaves) as endpoint, make_pool(tls=client_context(None, verify=True)) as pool:
+        with pytest.raises(ConnectError) as failure:
+            await pool.request(Endpoint("https", endpoint.host, endpoint.port), GET, buffered)
+    assert not isinstance(failure.value, TLSError)
 
 
 async def test_tls_with_an_authority_that_is_not_known(certificate: Certificate) -> None:

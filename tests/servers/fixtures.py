@@ -4,7 +4,7 @@
     s3_server, tls_server                                  the test runs once on each of the three
     bucket, tls_bucket                                     a fresh bucket on s3_server, on tls_server
     certificate                                            the private authority behind the TLS servers
-    local_endpoint                                         our own: no faults, no shaping, counters at zero
+    local_endpoint                                         our own: no faults, no shaping, no uploads, counters at zero
     local_bucket                                           a fresh bucket on it
 
 For a bucket on a certain server, call ``servers.base.make_bucket(server)``.
@@ -116,6 +116,7 @@ def endpoint_process() -> Iterator[LocalEndpoint]:
 def local_endpoint(endpoint_process: LocalEndpoint) -> Iterator[LocalEndpoint]:
     from aiockpt.testing import Shape
 
+    endpoint_process.drop_uploads()  # of tests before, which may have been about just that
     endpoint_process.reset_stats()
     yield endpoint_process
     endpoint_process.clear_faults()

@@ -79,3 +79,13 @@ def test_a_folder_keeps_its_objects(tmp_path: Path) -> None:
         urllib.request.urlopen(f"{endpoint.url}/bucket/a/b") as response,
     ):
         assert response.read() == b"kept"
+
+
+def test_uploads_are_dropped() -> None:
+    with LocalEndpoint(anonymous=True) as endpoint:
+        for key in "ab":
+            with urllib.request.urlopen(urllib.request.Request(f"{endpoint.url}/bucket/{key}?uploads", method="POST")):
+                pass
+        assert endpoint.stats().uploads_open == 2
+        endpoint.drop_uploads()
+        assert endpoint.stats().uploads_open == 0

@@ -34,6 +34,7 @@ class Admin:
             ("PUT", "shape"): self._set_shape,
             ("POST", "faults"): self._add_fault,
             ("DELETE", "faults"): self._clear_faults,
+            ("DELETE", "uploads"): self._drop_uploads,
             ("PUT", "object"): self._replace_object,
             ("POST", "object"): self._flip_bit,
         }
@@ -80,6 +81,9 @@ class Admin:
 
     def _clear_faults(self, _: Request) -> None:
         self._endpoint.clear_faults()
+
+    def _drop_uploads(self, _: Request) -> None:
+        self._endpoint.state.uploads.clear()
 
     def _replace_object(self, request: Request) -> None:
         bucket, key = _object(request)

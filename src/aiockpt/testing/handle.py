@@ -158,6 +158,10 @@ class LocalEndpoint:
         """Drop all faults, and let stalled connections go on."""
         self._admin("DELETE", "/faults")
 
+    def drop_uploads(self) -> None:
+        """Forget all multipart uploads under way, as a lifecycle rule of the bucket would."""
+        self._admin("DELETE", "/uploads")
+
     def flip_bit(self, bucket: str, key: str, at_byte: int) -> None:
         """Invert the lowest bit of a stored byte, and leave ETag and checksums as they were: bit rot."""
         self._admin("POST", _object_path(bucket, key), {"flip_bit_at_byte": at_byte})

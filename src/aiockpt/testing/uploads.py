@@ -80,6 +80,10 @@ class Uploads:
         """End an upload; its parts are gone unless an object holds them."""
         del self._by_id[upload.upload_id]
 
+    def clear(self) -> None:
+        """End all of them."""
+        self._by_id.clear()
+
     def of_bucket(self, bucket: str) -> list[Upload]:
         """The uploads in a bucket, by key and then by age."""
         return sorted(

@@ -138,17 +138,9 @@ class ConnectionPool:
 
     async def _connect(self, endpoint: Endpoint) -> Connection:
         self._refuse_closed()  # it may be what broke the idle connection that this one is to replace
-        loop = asyncio.get_running_loop()
-        tls = self._tls if endpoint.scheme == "https" else None
+        connection = Connection(asyncio.get_running_loop())
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(loop),
-                    endpoint.host,
-                    endpoint.port,
-                    ssl=tls,
-                    server_hostname=endpoint.host if tls else None,
-                )
+            await self._establish(connection, endpoint)
         except TimeoutError as exc:
             raise TransportTimeout(f"no connection to {endpoint} within {self._connect_timeout_s:g} s") from exc
         except ssl.SSLError as exc:
@@ -162,6 +154,21 @@ class ConnectionPool:
             connection.abort()
         self._refuse_closed()
         return connection
+
+    async def _establish(self, connection: Connection, endpoint: Endpoint) -> None:
+        tls = self._tls if endpoint.scheme == "https" else None
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                await asyncio.get_running_loop().create_connection(
+                    lambda: connection,
+                    endpoint.host,
+                    endpoint.port,
+                    ssl=tls,
+                    server_hostname=endpoint.host if tls else None,
+                )
+        except BaseException:
+            connection.abort()  # uvloop does not tell it that it is lost, if it had just been made
+            raise
 
     def _watch(self) -> None:
         """Keep one timer that looks for stalls while anything is under way."""

@@ -4,40 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
-import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-_CPUINFO = Path("/proc/cpuinfo")
-_MEMINFO = Path("/proc/meminfo")
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """The median of some measurements, the least and the largest of them."""
-
-    median: float
-    least: float
-    largest: float
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> Spread:
-        """Of one measurement at least."""
-        ordered = sorted(values)
-        return cls(statistics.median(ordered), ordered[0], ordered[-1])
-
-    def __str__(self) -> str:
-        if self.least == self.largest:
-            return _number(self.median)
-        return f"{_number(self.median)} [dim]{_number(self.least)}-{_number(self.largest)}[/dim]"
+from aiockpt.measuring.spread import Spread, hardware, significant
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +43,12 @@ class Bar:
     @classmethod
     def at_least(cls, what: str, least: float, measured: float | None) -> Bar:
         """A bar to be reached from below."""
-        return cls(what, f"≥ {_number(least)}", measured, measured is not None and measured >= least)
+        return cls(what, f"≥ {significant(least)}", measured, measured is not None and measured >= least)
 
     @classmethod
     def at_most(cls, what: str, most: float, measured: float | None) -> Bar:
         """A bar to stay below."""
-        return cls(what, f"≤ {_number(most)}", measured, measured is not None and measured <= most)
+        return cls(what, f"≤ {significant(most)}", measured, measured is not None and measured <= most)
 
 
 @dataclass
@@ -126,7 +101,7 @@ class Report:
         for name in columns:
             table.add_column(name, justify="right")
         for row in self.rows:
-            table.add_row(row.contender, row.variant, *(str(row.values.get(name, "")) for name in columns))
+            table.add_row(row.contender, row.variant, *(_words(row.values.get(name)) for name in columns))
         console.print(table)
         if self.bars:
             console.print(self._bars())
@@ -139,7 +114,7 @@ class Report:
             table.add_column(name)
         for bar in self.bars:
             verdict = "" if bar.measured is None else "[green]met[/]" if bar.met else "[red]not met[/]"
-            measured = "not measured" if bar.measured is None else _number(bar.measured)
+            measured = "not measured" if bar.measured is None else significant(bar.measured)
             table.add_row(bar.what, bar.asked, measured, verdict)
         return table
 
@@ -148,26 +123,10 @@ class Report:
         path.write_text(json.dumps({"hardware": hardware(), **asdict(self)}, indent=1) + "\n")
 
 
-def hardware() -> str:
-    """The machine and the versions, in a line."""
-    model = platform.processor() or platform.machine()
-    if _CPUINFO.exists():
-        named = [line.partition(":")[2].strip() for line in _CPUINFO.read_text().splitlines() if "model name" in line]
-        model = named[0] if named else model
-    memory = ""
-    if _MEMINFO.exists():
-        memory = f", {int(_MEMINFO.read_text().split()[1]) / 1e6:.0f} GB"
-    load = os.getloadavg()[0]
-    return (
-        f"{os.cpu_count()} cores of {model}{memory}, {platform.system()} {platform.release()}, "
-        f"Python {platform.python_version()}, torch {torch.__version__}, load average {load:.1f}"
-    )
-
-
-def _number(value: float) -> str:
-    """Three significant digits, without an exponent."""
-    if value == 0:
-        return "0"
-    if abs(value) >= 100:
-        return f"{value:.0f}"
-    return f"{value:.3g}"
+def _words(spread: Spread | None) -> str:
+    """A median and its spread, if there is any."""
+    if spread is None:
+        return ""
+    if spread.least == spread.largest:
+        return significant(spread.median)
+    return f"{significant(spread.median)} [dim]{significant(spread.least)}-{significant(spread.largest)}[/dim]"

@@ -65,7 +65,7 @@ ROOMS = {
 }
 
 #: Top-level modules that are programs built on the library, and so may also start the local endpoint.
-APPLICATION = {"__main__", "cli", "commands", "demo"}
+APPLICATION = {"__main__", "cli", "commands", "demo", "measuring"}
 
 #: What only type checkers have.
 STUBS = {"_typeshed"}

@@ -11,6 +11,7 @@ import click
 
 #: Where each command is (module:attribute), and its line in the overview.
 COMMANDS = {
+    "bench": ("aiockpt.commands.bench:bench", "Measure saves and loads."),
     "cp": ("aiockpt.commands.cp:cp", "Copy a checkpoint between buckets and folders."),
     "demo": ("aiockpt.demo.command:demo", "Train, save to S3, resume: is every bit the same?"),
     "diff": ("aiockpt.commands.diff:diff", "Say what differs between two checkpoints."),

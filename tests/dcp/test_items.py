@@ -115,3 +115,17 @@ def test_items_come_by_object_and_offset_and_are_made_one_by_one() -> None:
     items = Catalogue(BASE, None, places).items(reads)
     assert iter(items) is items
     assert [item.read.storage_index.fqn for item in items] == ["d", "b", "c", "a", "a"]
+
+
+@pytest.mark.parametrize(
+    ("turn", "order"), [(0.0, "aabcc"), (0.33, "aabcc"), (0.34, "bccaa"), (0.67, "ccaab"), (0.999, "ccaab")]
+)
+def test_objects_may_be_read_from_another_one_on(turn: float, order: str) -> None:
+    none = torch.Size([])
+    places = {MetadataIndex(f"{path}{at}"): _StorageInfo(path, at, 1) for at, path in enumerate("cabca")}
+    reads = [ReadItem(LoadItemType.BYTE_IO, index, none, index, none, none) for index in places]
+    items = list(Catalogue(BASE, None, places).items(reads, turn))
+    assert "".join(item.source.key[-1] for item in items) == order
+    offsets = [[item.offset for item in items if item.source.key[-1] == path] for path in "abc"]
+    assert offsets == [[1, 4], [2], [0, 3]]
+    assert list(Catalogue(BASE, None, places).items([], turn)) == []

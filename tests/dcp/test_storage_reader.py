@@ -12,10 +12,11 @@ from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, ReadItem
 
 from aiockpt import S3ClientConfig, S3Exception, S3Reader, S3ReaderConstructor
-from aiockpt.dcp import S3FileSystem, S3StorageReader, S3StorageWriter
+from aiockpt.dcp import S3FileSystem, S3StorageReader, S3StorageWriter, storage_reader
 from aiockpt.errors import AccessDenied, AiockptError, MetadataError, NotFound, TransportError
 from aiockpt.s3reader import DCPS3ReaderConstructorProtocol, S3ReaderConstructorProtocol, SequentialS3Reader
 from aiockpt.s3reader.constructor import DCPOptimizedConstructor
+from aiockpt.testing import LocalEndpoint
 from dcp.checkpoints import Place, emptied, failure, load, same_bits
 from servers.base import make_bucket
 
@@ -106,6 +107,24 @@ def test_the_default_constructor_with_any_gap(local: Place, gap: float) -> None:
     local.save(STATE)
     made = S3ReaderConstructor.dcp_optimized(max_gap_size=gap)
     assert same_bits(local.load(emptied(STATE), reader_constructor=made), STATE)
+
+
+def test_each_load_begins_with_another_object(
+    local: Place, local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that ranks that load the same ones do not go through them in step; and each fetches no more than before."""
+    state = {name: torch.randn(100) for name in "abc"}
+    local.save(state, single_file_per_rank=False)
+    begun: list[str] = []
+    for turn in (0.0, 0.4, 0.7):
+        monkeypatch.setattr(storage_reader._RANDOM, "random", lambda turn=turn: turn)
+        local_endpoint.reset_stats()
+        assert same_bits(local.load(emptied(state), max_connections=1), state)
+        fetched = [record.key for record in local_endpoint.requests() if record.key.endswith(".distcp")]
+        assert len(fetched) == len(set(fetched)) == 3
+        begun.append(fetched[0])
+    assert begun == sorted(set(begun))
+    assert len(begun) == 3
 
 
 def test_a_path_object(local: Place) -> None:

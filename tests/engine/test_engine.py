@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
+import sys
 from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
@@ -284,3 +286,24 @@ async def test_a_certificate_that_is_not_trusted_is_final(
             async with Engine(trusting) as engine:
                 await engine.put(target, [b"x"])
                 assert (await engine.head(target)).size == 1
+
+
+def test_ranks_that_were_forked_do_not_come_back_together() -> None:
+    """Also with an engine that was made before the fork: the pauses between retries are drawn anew in each process."""
+    script = """
+import os
+from aiockpt.engine.engine import Engine
+from aiockpt.errors import ReadError
+from aiockpt.plan.retry import Operation
+
+policy = Engine().attempts._policy
+def pauses():
+    return [policy.next_delay(ReadError("broke"), Operation.GET, 5, 0.0) for _ in range(3)]
+reading, writing = os.pipe()
+if not os.fork():
+    os.write(writing, repr(pauses()).encode())
+    os._exit(0)
+os.wait()
+assert eval(os.read(reading, 1000)) != pauses()
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=60)

@@ -97,8 +97,12 @@ class Catalogue:
         self._storage_data = storage_data
         self._sources: dict[str, ObjectId] = {}
 
-    def items(self, reads: Iterable[ReadItem]) -> Iterator[StoredItem]:
+    def items(self, reads: Iterable[ReadItem], turn: float = 0.0) -> Iterator[StoredItem]:
         """What is stored for read items, by object and offset; each is made when it is asked for.
+
+        Args:
+            reads: what is wanted.
+            turn: how far through the objects to begin, from 0 to 1; those before come last.
 
         Raises:
             MetadataError: nothing is, or what is said of it does not fit together.
@@ -109,7 +113,9 @@ class Catalogue:
             if place is None:
                 raise no_place_for(read.storage_index, self._base)
             by_path[place.relative_path].append((place.offset, number, read, place))
-        for path in sorted(by_path):
+        paths = sorted(by_path)
+        first = int(turn * len(paths))
+        for path in paths[first:] + paths[:first]:
             last, end = -1, 0
             for offset, _, read, place in sorted(by_path.pop(path), key=itemgetter(0, 1)):
                 item = self._item(read, place)

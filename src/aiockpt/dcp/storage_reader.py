@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import random
 from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, NoReturn, cast
@@ -30,6 +31,9 @@ from aiockpt.s3reader.constructor import DCPOptimizedConstructor, S3ReaderConstr
 from aiockpt.s3reader.protocol import DCPS3ReaderConstructorProtocol, S3ReaderConstructorProtocol
 
 logger = logging.getLogger("aiockpt")
+
+#: The system's, which has no state that forked processes would share.
+_RANDOM = random.SystemRandom()
 
 
 class UnreadableMetadata(Metadata):
@@ -197,7 +201,9 @@ class S3StorageReader(FileSystemReader):
         with store.download(constructor.max_gap_size) as download:
             stats = download.stats
             recorder.expect(wanted_bytes, lambda: stats.wanted_bytes)
-            LoadPipeline(download, loading, self._window_bytes).run(self._arranged(catalogue.items(plan.items)))
+            LoadPipeline(download, loading, self._window_bytes).run(
+                self._arranged(catalogue.items(plan.items, self._turn()))
+            )
         self._say_unproven(loading.unproven)
 
     def _say_unproven(self, items: Sequence[StoredItem]) -> None:
@@ -210,6 +216,15 @@ class S3StorageReader(FileSystemReader):
                 len(items),
                 items[0],
             )
+
+    def _turn(self) -> float:
+        """With which object to begin: each process and load with another one.
+
+        Ranks that load the same objects begin at the same moment, and would go from object to object, and from key
+        prefix to key prefix, in step. It costs no request: objects are read as they lie, and nobody waits for one
+        before all are there.
+        """
+        return _RANDOM.random()
 
     def _arranged(self, items: Iterable[StoredItem]) -> Iterable[StoredItem]:
         """The order in which items are fetched: as they lie, for the fewest requests."""

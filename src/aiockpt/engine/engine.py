@@ -42,6 +42,10 @@ from aiockpt.s3.control import ListedObject, ListedPart, PendingUpload
 
 logger = logging.getLogger("aiockpt")
 
+#: Where the pauses between retries are drawn from: the system's generator, which has no state that forked processes
+#: would share. Ranks that were throttled together must not come back together.
+_RANDOM = random.SystemRandom()
+
 #: What S3 counts among the 5,500 requests a second of a prefix; the others are among the 3,500.
 _READS = frozenset({Operation.GET, Operation.HEAD, Operation.LIST})
 
@@ -75,7 +79,7 @@ class Engine:
             RetryPolicy(
                 max_attempts=self.config.max_attempts,
                 deadline_s=self.config.operation_timeout_s or math.inf,
-                backoff=Backoff(self.config.backoff_base_s, self.config.backoff_cap_s, random.Random()),  # noqa: S311
+                backoff=Backoff(self.config.backoff_base_s, self.config.backoff_cap_s, _RANDOM),
                 attempt_limit_s=self.config.attempt_timeout_s or math.inf,
             ),
             RetryBudget(),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from aiockpt.archive.surprise import StridedPayload, Surprise
-from aiockpt.archive.torchload import confirm, locate, payload_of, predict
+from aiockpt.archive.torchload import confirm, dimension_order, locate, order_of, payload_of, predict
 from aiockpt.archive.torchsave import item_nbytes, storage_view
 from aiockpt.crc import crc32
 from aiockpt.errors import ChecksumMismatch
@@ -46,6 +46,31 @@ def test_torchs_items_are_predicted_confirmed_and_located(dtype: torch.dtype) ->
         assert predict(len(item), dtype, shape) == locate(item).payload_offset
         assert _confirm(item, dtype, shape) == crc32(storage_view(tensor))
         assert _payload(item, tensor) == bytes(storage_view(tensor))
+
+
+@pytest.mark.parametrize("write", [saved_by_torch, lambda tensor: rezipped(saved_by_torch(tensor))])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 0, 2), (2, 1, 0)])
+@pytest.mark.parametrize("shape", [(3, 4, 5), (1, 4, 5), (3, 1, 1)])
+def test_the_order_of_dimensions(
+    write: Callable[[torch.Tensor], bytes], order: tuple[int, ...], shape: tuple[int, ...]
+) -> None:
+    back = sorted(range(3), key=order.__getitem__)
+    tensor = torch.zeros([shape[dim] for dim in order]).permute(back)
+    item = write(tensor)
+    head = item[: locate(item).payload_offset]
+    found = dimension_order(head, tensor.dtype, shape)
+    assert tensor.permute(found).is_contiguous()
+    assert order_of(shape, tensor.stride()) == found or tensor.is_contiguous()
+
+
+def test_no_order_of_what_is_not_dense_or_another_tensor() -> None:
+    item = saved_by_torch(torch.zeros(5, 6)[:, ::2])
+    head = item[: locate(item).payload_offset]
+    for dtype, shape in [(torch.float32, (5, 3)), (torch.float64, (5, 3)), (torch.float32, (3, 5))]:
+        with pytest.raises(Surprise):
+            dimension_order(head, dtype, shape)
+    with pytest.raises(Surprise):
+        dimension_order(head[:50], torch.float32, (5, 3))
 
 
 def test_nothing_is_predicted_for_other_lengths_or_dtypes() -> None:

@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.filesystem import SerializationFormat, _Storag
 from torch.distributed.checkpoint.planner import ReadItem, WriteItem, WriteItemType
 
 from aiockpt.dcp.metadata import dump_metadata, load_metadata
-from aiockpt.dcp.proof import ATTRIBUTE, EDGE_FRACTION, Check, Proof, ProofWriter, attach, block_bytes
+from aiockpt.dcp.proof import ATTRIBUTE, EDGE_FRACTION, Check, Proof, ProofWriter, attach, block_bytes, is_row_major
 from aiockpt.errors import ChecksumMismatch, MetadataError
 from aiockpt.model import ByteRange, GiB, KiB, MiB
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
@@ -118,6 +118,11 @@ def test_damage_in_whole_blocks_is_found_and_nothing_else(data: st.DataObject) -
     assert check.damaged() == (block if seen else None)
 
 
+@pytest.mark.parametrize(("packed", "expected"), [(None, None), (b"\x94abcd", True), (b"\x14abcd", False)])
+def test_the_order_of_elements_is_known_without_a_request(packed: bytes | None, expected: bool | None) -> None:
+    assert is_row_major(packed) is expected
+
+
 def test_stock_torch_and_ours_both_keep_them() -> None:
     place = attach(_StorageInfo("x", 0, 7), b"\x90abcd")
     assert place == _StorageInfo("x", 0, 7)
@@ -190,6 +195,7 @@ WAYS = {
     "direct transposed": Way(ROWS.t(), {}),
     "staged": Way(ROWS, {}, target=scattered),
     "cast": Way(NUMBERS, {}, target=as_double),
+    "columns of transposed": Way(ROWS.t(), {}, (0, 480), ROWS.t()[:, 480:544].contiguous()),
     "together": Way(ROWS[:4].clone(), {}),
     "together slice": Way(ROWS[:4].clone(), {}, (1, 5), ROWS[1:3, 5:9]),
     "rows": Way(ROWS, {}, (32, 0), ROWS[32:96]),

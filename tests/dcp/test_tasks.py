@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from collections import deque
 from typing import Any
 
@@ -19,7 +20,7 @@ from aiockpt.dcp import load
 from aiockpt.dcp.items import StoredItem
 from aiockpt.dcp.tasks import BufferedItem, Loading, Task, TogetherItems, landable, tensor_at
 from aiockpt.errors import ChecksumMismatch, MetadataError, TargetMismatch
-from aiockpt.model import ObjectId
+from aiockpt.model import KiB, MiB, ObjectId
 from aiockpt.observe.recorder import Recorder
 from dcp.checkpoints import random_tensor, same_bits
 
@@ -137,6 +138,65 @@ def test_transposed_tensors_are_fetched_once() -> None:
     stored.serve(list(load._tasks(planner.loading, [item])))
     assert same_bits(planner.targets["w"], tensor)
     assert stored.fetched == item.length
+
+
+@pytest.mark.parametrize(("starts", "lengths"), [((100, 0), (50, 300)), ((0, 100), (500, 50)), ((1, 2), (499, 298))])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_slices_of_transposed_tensors_fetch_what_they_need_once(
+    starts: tuple[int, int], lengths: tuple[int, int], dtype: torch.dtype
+) -> None:
+    stored = Stored()
+    tensor = random_tensor((300, 500), torch.int32, 1).float().t()
+    item = stored.add("w", tensor, starts, lengths)
+    target = torch.zeros(lengths, dtype=dtype)
+    stored.serve(list(load._tasks(Targets(w=target).loading, [item])))
+    part = tensor[starts[0] : starts[0] + lengths[0], starts[1] : starts[1] + lengths[1]]
+    assert torch.equal(target, part.to(dtype))
+    rows_nbytes = lengths[1] * tensor.shape[0] * 4  # as they lie in memory, gaps and all
+    assert stored.fetched <= rows_nbytes + 3 * KiB
+
+
+def peak_bytes(task: Task, data: memoryview) -> int:
+    """What Python objects of a task take at most."""
+    tracemalloc.start()
+    try:
+        for read in task.reads():
+            read.into[:] = data[read.span.start : read.span.end]
+        assert list(task.landed()) == []
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+class Bytes(Targets):
+    """Takes objects without loading them."""
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        self.objects[read_item.dest_index.fqn] = value.seek(0, io.SEEK_END)
+
+
+@pytest.mark.parametrize("value", ["x" * 4_000_000, random_tensor((500, 1000), torch.complex64, 1).conj()])
+def test_what_is_buffered_stays_within_its_reservation(value: Any) -> None:
+    stored = Stored()
+    item = stored.add("w", value)
+    is_tensor = isinstance(value, torch.Tensor)
+    planner = Bytes(w=torch.zeros(500, 1000, dtype=torch.complex64) if is_tensor else torch.zeros(0))
+    task = BufferedItem(planner.loading, item)
+    by_torch = value.nbytes if is_tensor else 0  # which tracemalloc does not see
+    assert task.staged_bytes == 2 * item.length + by_torch
+    checking_bytes = 2 * MiB  # zipfile compares CRC32s in pieces of 1 MiB
+    assert peak_bytes(task, memoryview(stored.data)) + by_torch <= task.staged_bytes + checking_bytes
+
+
+def test_a_planner_may_close_what_it_gets() -> None:
+    class Closing(Targets):
+        def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+            value.write(b"mine now")
+            value.close()
+
+    stored = Stored()
+    item = stored.add("w", [1, 2, 3])
+    stored.serve([BufferedItem(Closing().loading, item)])
 
 
 def test_neighbours_come_together_and_in_order() -> None:

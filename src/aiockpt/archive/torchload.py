@@ -19,7 +19,7 @@ from aiockpt.archive.frame import Frame, contiguous_frame, contiguous_stride
 from aiockpt.archive.surprise import StridedPayload, Surprise, require
 from aiockpt.archive.tensor_pickle import picklable
 from aiockpt.archive.tensor_unpickle import TensorFacts, tensor_facts
-from aiockpt.archive.zip_directory import Ends, Entry, content_of, directory, end_of_data, local_at
+from aiockpt.archive.zip_directory import Ends, Entry, content_of, data_of, directory, end_of_data, local_at
 from aiockpt.crc import Bytes, crc32
 from aiockpt.errors import ChecksumMismatch
 
@@ -138,6 +138,40 @@ def _require_row_major(facts: TensorFacts, recorded: int | None) -> None:
     strides = zip(facts.shape, facts.stride, expected, strict=True)
     if 0 not in facts.shape and any(stride != usual for size, stride, usual in strides if size != 1):
         raise StridedPayload("the stored tensor is not in row-major order", facts.stride, recorded)
+
+
+def dimension_order(head: bytes, dtype: torch.dtype, shape: Sequence[int]) -> tuple[int, ...]:
+    """The dimensions of an item's elements as they lie in memory, outermost first; to be proved by `confirm`.
+
+    Args:
+        head: the item's bytes up to the payload, which hold its pickle.
+        dtype: of the tensor.
+        shape: of the tensor.
+
+    Raises:
+        Surprise: they do not, it is another tensor's, or its elements do not fill a block of memory.
+    """
+    if is_common_head(head, dtype, shape):
+        return tuple(range(len(shape)))
+    first = local_at(Ends(head, b"", len(head)), 0)
+    require(first.name.endswith(b"/data.pkl"), "the item does not begin with its pickle")
+    facts = tensor_facts(data_of(head, first))
+    require(facts.dtype == dtype and facts.shape == tuple(shape), "the stored tensor has another dtype or shape")
+    order = order_of(facts.shape, facts.stride)
+    require(order is not None, "the stored tensor's elements do not fill a block of memory")
+    assert order is not None
+    return order
+
+
+def order_of(shape: Sequence[int], stride: Sequence[int]) -> tuple[int, ...] | None:
+    """The dimensions from the outermost in memory to the innermost; None unless the elements fill a block."""
+    order = sorted(range(len(shape)), key=lambda dim: -stride[dim])
+    expected = 1
+    for dim in reversed(order):
+        if shape[dim] != 1 and stride[dim] != expected:
+            return None
+        expected *= shape[dim]
+    return tuple(order)
 
 
 def payload_of(item: memoryview, dtype: torch.dtype, shape: Sequence[int]) -> tuple[memoryview, bool]:

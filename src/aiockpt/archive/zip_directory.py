@@ -87,16 +87,26 @@ def local_at(ends: Ends, offset: int) -> Local:
 
 def end_of_data(head: bytes, local: Local) -> int:
     """Where the next local header lies, in *head*, after the data of *local*."""
+    return _ends(head, local)[1]
+
+
+def data_of(head: bytes, local: Local) -> bytes:
+    """The data of *local*, which lie in *head*, as does the next local header."""
+    return head[local.data_offset : _ends(head, local)[0]]
+
+
+def _ends(head: bytes, local: Local) -> tuple[int, int]:
+    """Where the data of *local* end, and where the next local header lies."""
     start = local.data_offset
     if local.nbytes is not None:
-        return start + local.nbytes
+        return start + local.nbytes, start + local.nbytes
     at = head.find(DESCRIPTOR_SIGNATURE, start)
     while at >= 0:
         for form in (DESCRIPTOR, DESCRIPTOR64):
             end = at + form.size
             sizes = form.unpack(head[at:end])[2:] if end <= len(head) else ()
             if sizes == (at - start, at - start) and head.startswith(LOCAL_SIGNATURE, end):
-                return end
+                return at, end
         at = head.find(DESCRIPTOR_SIGNATURE, at + 1)
     raise Surprise("a record's end is not in the item's head")
 

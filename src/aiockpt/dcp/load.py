@@ -25,8 +25,9 @@ from torch.distributed.checkpoint.planner import LoadItemType
 
 from aiockpt.archive.safetensors import StoredTensor, data_offset, parse_header
 from aiockpt.archive.surprise import Surprise, require
-from aiockpt.archive.torchload import locate, predict
+from aiockpt.archive.torchload import dimension_order, is_common_head, locate, predict
 from aiockpt.dcp.items import StoredItem
+from aiockpt.dcp.proof import is_row_major
 from aiockpt.dcp.tasks import BufferedItem, Loading, Task, TensorLoad, TogetherItems, target_of
 from aiockpt.engine.budget import ByteBudget
 from aiockpt.engine.download import Job, Read
@@ -219,22 +220,24 @@ def _joins(route: _Route, first: StoredItem, end: int, item: StoredItem) -> bool
 
 
 def _large(loading: Loading, item: StoredItem) -> Iterator[Task]:
+    """Whole items are nearly always in row-major order, and put right if not; slices would be of the wrong elements."""
     assert item.dtype is not None
     offset = predict(item.length, item.dtype, item.shape)
-    if offset is None:
-        yield ArchiveProbe(loading, item)
+    row_major = is_row_major(item.crc32s)
+    if offset is None or not (item.is_whole if row_major is None else row_major):
+        yield ArchiveProbe(loading, item, offset or PROBE_BYTES)
     else:
         yield from TensorLoad(loading, item, item.offset + offset, known_form=True).tasks()
 
 
 class ArchiveProbe(Task):
-    """The first bytes of an archive of unknown form: where is its payload?"""
+    """The first bytes of an archive of unknown form: where is its payload, and in which order are its elements?"""
 
-    def __init__(self, loading: Loading, item: StoredItem) -> None:
+    def __init__(self, loading: Loading, item: StoredItem, nbytes: int) -> None:
         self.items = (item,)
         self._loading = loading
         self._item = item
-        self._memory = bytearray(min(PROBE_BYTES, item.length))
+        self._memory = bytearray(min(nbytes, item.length))
 
     def reads(self) -> list[Read]:  # noqa: D102  # Task's
         span = ByteRange(self._item.offset, self._item.offset + len(self._memory))
@@ -243,10 +246,18 @@ class ArchiveProbe(Task):
     def landed(self) -> Iterable[Task]:  # noqa: D102  # Task's
         item = self._item
         try:
-            start = item.offset + locate(bytes(self._memory)).payload_offset
-            return TensorLoad(self._loading, item, start, known_form=False).tasks()
+            return self._follow(item)
         except Surprise:
             return [BufferedItem(self._loading, item)]
+
+    def _follow(self, item: StoredItem) -> Iterable[Task]:
+        assert item.dtype is not None
+        head = bytes(self._memory)
+        head = head[: locate(head).payload_offset]
+        order = dimension_order(head, item.dtype, item.shape)
+        is_known = is_common_head(head, item.dtype, item.shape)
+        start = item.offset + len(head)
+        return TensorLoad(self._loading, item, start, known_form=is_known, order=order, head=head).tasks()
 
     def foreseen(self) -> Iterable[Task]:
         """That head and tail are about as long as each other, as torch's are."""

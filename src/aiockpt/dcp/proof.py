@@ -62,6 +62,11 @@ class ProofWriter(BlockCrcs):
         return bytes([self._size_log2 | (_ROW_MAJOR if row_major else 0)]) + _swapped(array("I", self.crcs)).tobytes()
 
 
+def is_row_major(packed: bytes | None) -> bool | None:
+    """Whether a proof's elements lie in row-major order; None without one."""
+    return bool(packed[0] & _ROW_MAJOR) if packed else None
+
+
 def attach(place: _StorageInfo, packed: bytes | None) -> _StorageInfo:
     """Note an item's proof at its place; returns the place."""
     if packed is not None:

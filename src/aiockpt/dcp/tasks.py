@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.planner import LoadItemType, LoadPlanner
 
 from aiockpt.archive.records import LOCAL_SIGNATURE
 from aiockpt.archive.surprise import StridedPayload, Surprise, require
-from aiockpt.archive.torchload import confirm, is_common_head, payload_of
+from aiockpt.archive.torchload import confirm, is_common_head, order_of, payload_of
 from aiockpt.archive.torchsave import plain, storage_view
 from aiockpt.dcp.items import StoredItem
 from aiockpt.dcp.proof import Check
@@ -147,13 +147,22 @@ class BufferedItem(Task):
         self._item = item
         self._second_try = second_try
         self._memory = memoryview(b"")
-        self.staged_bytes = item.length
+        self.staged_bytes = item.length + self._copies_bytes()
         if not loading.has(item.source, item.span.end, item.length):
             raise MetadataError(f"{item}: the object ends before that: truncated, or the metadata are damaged")
 
     def reads(self) -> list[Read]:  # noqa: D102  # Task's
         self._memory = memoryview(bytearray(self._item.length))
         return [Read(self._item.source, self._item.span, self._memory)]
+
+    def _copies_bytes(self) -> int:
+        """The item as a stream, what transforms make of it, and what torch loads.
+
+        Objects are the planner's to load, from a stream that is its to keep.
+        """
+        item = self._item
+        made = item.payload_nbytes if item.dtype is not None else item.length
+        return item.length + made * (bool(item.transforms) + (item.read.type is not LoadItemType.BYTE_IO))
 
     def landed(self) -> Iterable[Task]:  # noqa: D102  # Task's
         try:
@@ -177,10 +186,9 @@ class BufferedItem(Task):
             check.note(0, self._memory)
             if damaged := check.damaged():
                 raise mismatch(self._item.offset, damaged)
-        stream = self._loading.transforms.transform_load_stream(
-            read, self._item.transforms, cast("IO[bytes]", io.BytesIO(self._memory))
-        )
-        data = io.BytesIO(stream.read(-1))
+        data = io.BytesIO(self._memory)
+        if self._item.transforms:
+            data = io.BytesIO(self._transformed(cast("IO[bytes]", data)))
         if self._loading.checksums and not (self._is_own_proof or _check_records(data)):
             self._loading.unproven.append(self._item)
         if read.type is LoadItemType.BYTE_IO:
@@ -190,6 +198,10 @@ class BufferedItem(Task):
         target = target_of(self._loading, self._item)
         target.copy_(narrow_tensor_by_index(stored, read.storage_offsets, read.lengths))
         planner.commit_tensor(read, target)
+
+    def _transformed(self, stream: IO[bytes]) -> bytes:
+        transforms = self._loading.transforms
+        return transforms.transform_load_stream(self._item.read, self._item.transforms, stream).read(-1)
 
     def _load(self, data: io.BytesIO) -> torch.Tensor:
         try:
@@ -213,7 +225,9 @@ def _check_records(data: io.BytesIO) -> bool:
     Raises:
         ChecksumMismatch: one does not match, or something around the records: torch would read them all the same.
     """
-    if data.getbuffer()[: len(LOCAL_SIGNATURE)] != LOCAL_SIGNATURE:
+    signature = data.read(len(LOCAL_SIGNATURE))  # not of getbuffer(), which would copy the bytes that are shared
+    data.seek(0)
+    if signature != LOCAL_SIGNATURE:
         return False
     try:
         with zipfile.ZipFile(data) as archive:
@@ -281,6 +295,8 @@ class TensorLoad:
         item: what is stored.
         payload_start: where its elements begin, in the object.
         known_form: whether the archive is expected to be of the common form, whose head alone proves a slice.
+        order: the dimensions as they lie in memory, outermost first; None: row-major.
+        head: the archive up to its elements, if that is at hand.
         second_try: whether this is one, after the CRC did not match.
 
     Attributes:
@@ -292,7 +308,15 @@ class TensorLoad:
     """
 
     def __init__(
-        self, loading: Loading, item: StoredItem, payload_start: int, *, known_form: bool, second_try: bool = False
+        self,
+        loading: Loading,
+        item: StoredItem,
+        payload_start: int,
+        *,
+        known_form: bool,
+        order: tuple[int, ...] | None = None,
+        head: bytes = b"",
+        second_try: bool = False,
     ) -> None:
         assert item.dtype is not None
         self._loading = loading
@@ -300,11 +324,15 @@ class TensorLoad:
         self._dtype = item.dtype
         self._known_form = known_form
         self._second_try = second_try
+        self._order = order or tuple(range(len(item.shape)))
+        self._is_row_major = self._order == tuple(range(len(item.shape)))
         self._target = target_of(loading, item)
+        self._laid = self._target.permute(self._order)  # as what is stored lies in memory
         self._start = payload_start
         payload_end = payload_start + item.payload_nbytes
         wants_tail = not item.is_bare and (item.is_whole or not known_form)
         self._head = _Surround(item.offset, payload_start if not item.is_bare else item.offset)
+        self._head.memory = memoryview(head)
         self._tail = _Surround(payload_end, item.span.end if wants_tail else payload_end)
         require(len(self._tail.span) <= MAX_TAIL_BYTES, "more follows the elements than an archive of one tensor has")
         self._proof = item.proof(item.payload_nbytes) if loading.checksums else None
@@ -315,13 +343,13 @@ class TensorLoad:
 
     def tasks(self) -> list[Task]:
         """What to do, to be done in any order."""
-        direct = landable(self._target, self._dtype)
+        direct = landable(self._laid, self._dtype)
         item = self.item
         parts = list(
             stretches(
-                item.shape,
-                item.read.storage_offsets,
-                item.read.lengths,
+                self._ordered(item.shape),
+                self._ordered(item.read.storage_offsets),
+                self._ordered(item.read.lengths),
                 self._dtype.itemsize,
                 max_dense_bytes=None if direct else BLOCK_BYTES,
                 max_sparse_bytes=BLOCK_BYTES,
@@ -336,6 +364,9 @@ class TensorLoad:
         tasks += [_Staged(self, part) for part in parts if not (direct and part.dense)]
         self._missing = len(tasks)
         return tasks
+
+    def _ordered(self, sides: Sequence[int]) -> tuple[int, ...]:
+        return tuple([sides[dim] for dim in self._order])
 
     def _tell_choice(self, parts: Sequence[Stretch]) -> None:
         """Which ranges a slice is fetched as."""
@@ -362,7 +393,7 @@ class TensorLoad:
     def direct_reads(self) -> Iterator[Read]:
         """Head and tail of the archive, as far as they are needed, edges, and what lands in the target's memory."""
         for surround in (self._head, self._tail, *self._edges):
-            if surround.span:
+            if len(surround.memory) < len(surround.span):
                 yield surround.read(self.item.source)
         for part in self._landing:
             yield self.read_of(part, self._memory_of(part))
@@ -377,7 +408,7 @@ class TensorLoad:
 
     def _memory_of(self, part: Stretch) -> memoryview:
         """A dense stretch's place in the target's memory."""
-        return storage_view(self._target[part.select])
+        return storage_view(self._laid[part.select])
 
     def staging(self, part: Stretch) -> torch.Tensor:
         """Memory for a staged stretch, as bytes."""
@@ -389,7 +420,7 @@ class TensorLoad:
             self._check.note(part.start, storage_view(staged))
         itemsize = self._dtype.itemsize
         stored = staged.view(self._dtype).as_strided(part.shape, [stride // itemsize for stride in part.strides])
-        self._target[part.select].copy_(stored, non_blocking=True)
+        self._laid[part.select].copy_(stored, non_blocking=True)
 
     def part_landed(self) -> Iterable[Task]:
         """One of the tasks is done; after the last, prove and commit."""
@@ -400,9 +431,11 @@ class TensorLoad:
         try:
             recorded = self._prove()
         except StridedPayload as found:
-            if not self.item.is_whole:
-                return (BufferedItem(self._loading, self.item),)
-            recorded, stride = found.crc32, found.stride
+            recorded = found.crc32 if self.item.is_whole else None
+            if order_of(self.item.shape, found.stride) != self._order:
+                if not (self.item.is_whole and self._is_row_major):
+                    return (BufferedItem(self._loading, self.item),)
+                stride = found.stride
         except Surprise:
             return (BufferedItem(self._loading, self.item),)
         if self._loading.checksums and (error := self._mismatch(recorded)):
@@ -417,7 +450,7 @@ class TensorLoad:
         item = self.item
         if item.is_bare:
             return None
-        if not self._tail.span and is_common_head(self._head.memory, self._dtype, item.shape):
+        if self._is_row_major and not self._tail.span and is_common_head(self._head.memory, self._dtype, item.shape):
             return None
         recorded = confirm(
             self._head.memory,
@@ -428,6 +461,7 @@ class TensorLoad:
             dtype=self._dtype,
             shape=item.shape,
         )
+        require(self._is_row_major, "the elements are in row-major order after all")
         return recorded if item.is_whole else None
 
     def _mismatch(self, recorded: int | None) -> ChecksumMismatch | None:
@@ -448,7 +482,15 @@ class TensorLoad:
         """Bytes that do not match their CRC32: damaged on the way, or at rest. A second try tells."""
         if self._second_try:
             raise lasting(self.item, error)
-        return TensorLoad(self._loading, self.item, self._start, known_form=self._known_form, second_try=True).tasks()
+        again = TensorLoad(
+            self._loading,
+            self.item,
+            self._start,
+            known_form=self._known_form,
+            order=self._order,
+            second_try=True,
+        )
+        return again.tasks()
 
 
 def _runs(parts: Iterable[Stretch]) -> list[ByteRange]:

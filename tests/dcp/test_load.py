@@ -74,6 +74,20 @@ def test_a_whole_load_fetches_what_there_is(
     assert fetched(local_endpoint) <= 1.01 * nbytes_of(MODEL) + probes
 
 
+def test_staged_tensors_are_fetched_once_however_little_memory_there_is(
+    local: Place, local_endpoint: LocalEndpoint
+) -> None:
+    """Targets of another layout are staged block by block; heads and tails come with their neighbours, not again."""
+    state = {f"w{n}": random_tensor((300, 600), torch.float32, n) for n in range(20)}
+    local.save(state)
+    (key,) = local.keys("ckpt/__")
+    stored_bytes = len(local.get(key))
+    local_endpoint.reset_stats()
+    targets = {name: torch.zeros(600, 300).t() for name in state}
+    assert same_bits(local.load(targets, memory_bytes=4 * MiB), state)
+    assert fetched(local_endpoint) == stored_bytes
+
+
 def test_a_whole_load_takes_few_requests(local: Place, local_endpoint: LocalEndpoint) -> None:
     state = {f"w{n}": random_tensor((100, 20), torch.float32, n) for n in range(1000)}
     local.save(state)

@@ -11,6 +11,7 @@ import logging
 import math
 import zipfile
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, cast
@@ -360,13 +361,29 @@ class TensorLoad:
         self._landing = [part for part in parts if direct and part.dense]
         if self._proof is not None and not item.is_whole:
             self._edges = [_Surround(*self._place(edge)) for edge in self._proof.edges(_runs(parts))]
-        tasks: list[Task] = [_Direct(self)]
-        tasks += [_Staged(self, part) for part in parts if not (direct and part.dense)]
+        staged = [part for part in parts if not (direct and part.dense)]
+        tasks = self._tasks_beside(staged) if self._landing else self._tasks_of(staged)
         self._missing = len(tasks)
         return tasks
 
     def _ordered(self, sides: Sequence[int]) -> tuple[int, ...]:
         return tuple([sides[dim] for dim in self._order])
+
+    def _tasks_beside(self, staged: Sequence[Stretch]) -> list[Task]:
+        """What surrounds the elements comes with those that land directly."""
+        return [_Direct(self, self._surrounds()), *(_Staged(self, part) for part in staged)]
+
+    def _tasks_of(self, staged: Sequence[Stretch]) -> list[Task]:
+        """What surrounds the elements comes with the stretch next to it.
+
+        Staged stretches wait for memory one by one: fetched before them, a head or tail would lie in the small gap
+        between two later reads, and be fetched again with it.
+        """
+        ends = [self._start + part.end for part in staged]
+        beside: list[list[_Surround]] = [[] for _ in staged]
+        for surround in self._surrounds():
+            beside[min(bisect_left(ends, surround.span.start), len(staged) - 1)].append(surround)
+        return [_Staged(self, part, around) for part, around in zip(staged, beside, strict=True)]
 
     def _tell_choice(self, parts: Sequence[Stretch]) -> None:
         """Which ranges a slice is fetched as."""
@@ -385,16 +402,13 @@ class TensorLoad:
                 fetched - wanted,
             )
 
-    @property
-    def surround_bytes(self) -> int:
-        """Of what ``direct_reads`` fetches and the target does not get."""
-        return sum(len(surround.span) for surround in (self._head, self._tail, *self._edges))
+    def _surrounds(self) -> list[_Surround]:
+        """What is still missing of the archive's head and tail, as far as they are needed, and of edges."""
+        around = (self._head, self._tail, *self._edges)
+        return [surround for surround in around if len(surround.memory) < len(surround.span)]
 
     def direct_reads(self) -> Iterator[Read]:
-        """Head and tail of the archive, as far as they are needed, edges, and what lands in the target's memory."""
-        for surround in (self._head, self._tail, *self._edges):
-            if len(surround.memory) < len(surround.span):
-                yield surround.read(self.item.source)
+        """What lands in the target's memory."""
         for part in self._landing:
             yield self.read_of(part, self._memory_of(part))
 
@@ -543,33 +557,36 @@ class _Surround:
 
 
 class _Direct(Task):
-    """An archive's frame, and the stretches that land in the target itself."""
+    """The stretches that land in the target itself, and what surrounds the elements."""
 
-    def __init__(self, load: TensorLoad) -> None:
+    def __init__(self, load: TensorLoad, surrounds: Sequence[_Surround]) -> None:
         self.items = (load.item,)
         self._load = load
-        self.staged_bytes = load.surround_bytes
+        self._surrounds = surrounds
+        self.staged_bytes = sum(len(surround.span) for surround in surrounds)
 
     def reads(self) -> list[Read]:
-        return list(self._load.direct_reads())
+        return [*(surround.read(self._load.item.source) for surround in self._surrounds), *self._load.direct_reads()]
 
     def landed(self) -> Iterable[Task]:
         return self._load.part_landed()
 
 
 class _Staged(Task):
-    """A stretch that goes through staging memory."""
+    """A stretch that goes through staging memory, and what surrounds it."""
 
-    def __init__(self, load: TensorLoad, part: Stretch) -> None:
+    def __init__(self, load: TensorLoad, part: Stretch, surrounds: Sequence[_Surround] = ()) -> None:
         self.items = (load.item,)
         self._load = load
         self._part = part
+        self._surrounds = surrounds
         self._memory: torch.Tensor | None = None
-        self.staged_bytes = part.nbytes
+        self.staged_bytes = part.nbytes + sum(len(surround.span) for surround in surrounds)
 
     def reads(self) -> list[Read]:
         self._memory = self._load.staging(self._part)
-        return [self._load.read_of(self._part, storage_view(self._memory))]
+        part = self._load.read_of(self._part, storage_view(self._memory))
+        return [part, *(surround.read(self._load.item.source) for surround in self._surrounds)]
 
     def landed(self) -> Iterable[Task]:
         assert self._memory is not None

@@ -31,6 +31,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from aiockpt.dcp import metadata as room
 from aiockpt.dcp.metadata import dump_metadata, load_metadata
 from aiockpt.dcp.opcodes import end_of_pickle
 from aiockpt.errors import MetadataError
@@ -86,6 +87,24 @@ def test_what_is_written_comes_back() -> None:
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_any_protocol_that_a_writer_may_have_used(protocol: int) -> None:
     assert load(pickle.dumps(sample(), protocol)) == sample()
+
+
+def test_other_threads_get_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between any two frames of a pickle, Python code runs."""
+    reads: list[int] = []
+
+    class Watched(room._Frames):
+        def read(self, size: int | None = -1, /) -> bytes:
+            found = super().read(size)
+            reads.append(len(found))
+            return found
+
+    monkeypatch.setattr(room, "_Frames", Watched)
+    places = {MetadataIndex(f"w{n}", torch.Size([n])): _StorageInfo("__0_0.distcp", n, 1) for n in range(5000)}
+    data = dump_metadata(Metadata({}, storage_data=places))
+    assert len(load_metadata(data, "here").storage_data) == 5000
+    assert len(reads) > len(data) / 2**17
+    assert max(reads) < 2**17
 
 
 def test_stock_pickle_reads_ours() -> None:

@@ -10,13 +10,14 @@ from aiockpt.testing import Fault, FaultKind, LocalEndpoint
 from dcp.checkpoints import Place
 from dcp.forks import FORKS
 from dcp.workers import shards
+from dcp.workers.shards import Verb
 from servers.process import free_port
 
 TIMEOUT_S = 60
 
 
-def launch(place: Place, ranks: int, verb: str, name: str = "ckpt", **options: Any) -> None:
-    """Save or load with ``ranks`` processes; fails with what they have to say."""
+def launch(place: Place, ranks: int, verb: str | Verb, name: str = "ckpt", **options: Any) -> None:
+    """Save or load, or do something else, with ``ranks`` processes; fails with what they have to say."""
     shared = place.server.environ() | {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),

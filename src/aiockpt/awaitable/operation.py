@@ -14,6 +14,7 @@ import concurrent.futures
 import contextvars
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
@@ -55,20 +56,13 @@ class Operation(Generic[T]):
         self.scope = scope or Scope()
         self.outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
         self.outcome.set_running_or_notify_cancel()
-        context, adopt_stream = contextvars.copy_context(), _stream_of_this_thread()
-
         turn = turn or Turn()
-
-        def perform() -> T:
-            with turn, self.scope.entered():
-                adopt_stream()
-                return work()
-
+        job = [_Job(work, turn, self.scope, _stream_of_this_thread())]  # a list, for the thread to empty
         try:
             get_bridge().refuse_own_thread()
             threading.Thread(
-                target=context.run,
-                args=(_perform, perform, self.scope, self.outcome),
+                target=contextvars.copy_context().run,
+                args=(_perform, job, self.scope, self.outcome),
                 name="aiockpt-operation",
                 daemon=True,
             ).start()
@@ -81,18 +75,40 @@ class Operation(Generic[T]):
         return await settle(self.outcome, self.scope)
 
 
-def _perform(work: Callable[[], T], scope: Scope, outcome: concurrent.futures.Future[T]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Job(Generic[T]):
+    """What the thread does."""
+
+    work: Callable[[], T]
+    turn: Turn
+    scope: Scope
+    adopt_stream: Callable[[], object]
+
+    def __call__(self) -> T:
+        with self.turn, self.scope.entered():
+            self.adopt_stream()
+            return self.work()
+
+
+def _perform(job: list[_Job[T]], scope: Scope, outcome: concurrent.futures.Future[T]) -> None:
+    """The thread. When it tells its outcome it has let go of everything: the interpreter may end before the thread."""
     try:
-        outcome.set_result(work())
+        result = job.pop()()
     except BaseException as error:  # noqa: BLE001  # DCP's own is none of Exception's
-        if scope.cancelled:
-            cancelled = ClosedError("cancelled by its caller")
-            cancelled.__cause__ = error
-            outcome.set_exception(cancelled)
-        else:
-            outcome.set_exception(error)
+        outcome.set_exception(_told(error, scope))
+    else:
+        outcome.set_result(result)
     finally:
-        del work, outcome  # an error's traceback holds this frame: no circle, and no tensors kept alive by it
+        del outcome  # which has the error, whose traceback has this frame: no circle
+
+
+def _told(error: BaseException, scope: Scope) -> BaseException:
+    """What a failure is for who waits: of a cancelled operation, just that."""
+    if not scope.cancelled:
+        return error
+    cancelled = ClosedError("cancelled by its caller")
+    cancelled.__cause__ = error
+    return cancelled
 
 
 def _stream_of_this_thread() -> Callable[[], object]:

@@ -21,6 +21,9 @@ from aiockpt import dcp as ours
 from aiockpt.dcp import S3StorageReader, S3StorageWriter
 from aiockpt.errors import AiockptError
 
+#: What a rank does with the mesh of all ranks, a checkpoint's URI, and options.
+Verb = Callable[[DeviceMesh, str, dict[str, Any]], None]
+
 SHAPES = {"even": (12, 64), "uneven": (7, 301), "wide": (5, 300_000), "few rows": (1, 9), "bias": (13,)}
 
 
@@ -121,10 +124,10 @@ def save_part(mesh: DeviceMesh, uri: str, _: dict[str, Any]) -> None:
     dcp.save(part(mesh), storage_writer=S3StorageWriter("us-east-1", uri))
 
 
-VERBS = {"save": save, "load": load, "save part": save_part, "fail together": fail_together}
+VERBS: dict[str, Verb] = {"save": save, "load": load, "save part": save_part, "fail together": fail_together}
 
 
-def run_rank(environ: dict[str, str], verb: str, uri: str, options: dict[str, Any], outcome: Connection) -> None:
+def run_rank(environ: dict[str, str], verb: str | Verb, uri: str, options: dict[str, Any], outcome: Connection) -> None:
     """A rank's process: do it, and send what went wrong, ``""`` if nothing did."""
     try:
         os.environ.update(environ)
@@ -132,7 +135,8 @@ def run_rank(environ: dict[str, str], verb: str, uri: str, options: dict[str, An
         warnings.simplefilter("ignore")
         dist.init_process_group("gloo")
         mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-        VERBS[verb](mesh, uri, options)
+        work = VERBS[verb] if isinstance(verb, str) else verb
+        work(mesh, uri, options)
         dist.destroy_process_group()
         outcome.send("")
     except BaseException:  # noqa: BLE001  # whatever it was, the test shows it

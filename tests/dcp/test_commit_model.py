@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex
 
+from aiockpt.dcp import commit as room
 from aiockpt.dcp.commit import commit, replaced_data, survey
 from aiockpt.dcp.delete import delete_checkpoint
 from aiockpt.dcp.metadata import dump_metadata, load_metadata
@@ -113,9 +114,11 @@ class Store:
         await self.request()
         return self.now
 
-    async def put(self, target: ObjectId, views: Sequence[bytes], replaces: Replaces) -> None:
+    async def put(self, target: ObjectId, views: Sequence[bytes], replaces: Replaces) -> ObjectInfo:
         await self.request()
         self._put(target, b"".join(views), replaces)
+        data, etag, _ = self._get(target)
+        return ObjectInfo(len(data), etag)
 
     async def delete(self, target: ObjectId) -> None:
         await self.request()
@@ -164,6 +167,7 @@ def metadata_of(save: int, paths: Sequence[str]) -> bytes:
 class CommitModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
+        room._committed.clear()  # ETags begin anew with each store
         self.runner = asyncio.Runner()
         self.store = Store()
         self.engine = cast("Engine", self.store)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -56,3 +57,14 @@ def test_an_unknown_command_is_named() -> None:
 
 def test_the_version() -> None:
     assert version("aiockpt") in run("--version").output
+
+
+def test_completion_imports_no_command() -> None:
+    program = (
+        "import sys; from aiockpt.cli import main\n"
+        "try: main(prog_name='aiockpt')\n"
+        "finally: print(sorted({'torch', 'rich', 'aiobotocore'} & sys.modules.keys()))"
+    )
+    environ = os.environ | {"_AIOCKPT_COMPLETE": "bash_complete", "COMP_WORDS": "aiockpt s", "COMP_CWORD": "1"}
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environ)
+    assert output.stdout.splitlines() == ["plain,serve", "plain,sweep", "[]"]

@@ -2,25 +2,23 @@ from __future__ import annotations
 
 import pytest
 
-from aiockpt.inspection.names import is_data, is_metadata, is_rank_metadata, rank_of, step_of
+from aiockpt.inspection.names import is_rank_metadata, rank_of, step_of
 
 
 @pytest.mark.parametrize(
-    ("name", "metadata", "of_a_rank", "data", "rank"),
+    ("name", "of_a_rank", "rank"),
     [
-        (".metadata", True, False, False, None),
-        ("__12.metadata", True, True, False, None),
-        ("__x.metadata", False, False, False, None),
-        ("__3_0.distcp", False, False, True, 3),
-        ("__30_11.distcp", False, False, True, 30),
-        ("other.distcp", False, False, True, None),
-        ("readme.txt", False, False, False, None),
+        (".metadata", False, None),
+        ("__12.metadata", True, None),
+        ("__x.metadata", False, None),
+        ("__3_0.distcp", False, 3),
+        ("__30_11.distcp", False, 30),
+        ("other.distcp", False, None),
+        ("readme.txt", False, None),
     ],
 )
-def test_names(*, name: str, metadata: bool, of_a_rank: bool, data: bool, rank: int | None) -> None:
-    assert (is_metadata(name), is_rank_metadata(name), is_data(name), rank_of(name)) == (
-        metadata, of_a_rank, data, rank,
-    )  # fmt: skip
+def test_names(*, name: str, of_a_rank: bool, rank: int | None) -> None:
+    assert (is_rank_metadata(name), rank_of(name)) == (of_a_rank, rank)
 
 
 @pytest.mark.parametrize(

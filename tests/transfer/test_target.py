@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from aiockpt.blocking.store import Store
 from aiockpt.errors import PreconditionFailed
@@ -41,3 +42,14 @@ def test_a_free_place(local: Place, store: Store, tmp_path: Path) -> None:
     prepare(store, local, overwrite=False)
     prepare_folder(tmp_path / "new", CONTENTS, overwrite=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_all_of_an_old_checkpoint_goes(local: Place, store: Store, tmp_path: Path) -> None:
+    local.save({"w": torch.ones(3)}, thread_count=1)
+    local.save({"w": torch.ones(3)}, overwrite=True)
+    assert local.keys() == ["ckpt/.metadata", "ckpt/__0_1.distcp"]
+    folder = local.sync_down("ckpt", tmp_path)
+    prepare(store, local, overwrite=True)
+    prepare_folder(folder, CONTENTS, overwrite=True)
+    assert local.keys() == []
+    assert list(folder.iterdir()) == []

@@ -1,32 +1,23 @@
-"""What names of objects and folders say: metadata, data of a rank, steps. Pure."""
+"""What names of objects and folders say of ranks and steps; which are metadata and data, ``dcp.names`` says. Pure."""
 
 from __future__ import annotations
 
 import re
 
+from aiockpt.dcp.names import is_metadata
+
 #: The commit of a checkpoint; with rank-local metadata each rank has one of its own.
 METADATA = ".metadata"
-_RANK_METADATA = re.compile(r"__\d+\.metadata")
 
 #: What DCP's writers call a rank's data, whatever folder a prefix strategy puts it in.
-_DATA = re.compile(r"__(\d{1,9})_\d+\.distcp")
+_DATA = re.compile(r"__(\d{1,9})_\d+\.distcp", re.ASCII)
 
-_STEP = re.compile(r"(\d{1,18})$")
-
-
-def is_metadata(name: str) -> bool:
-    """Whether a name (no path) is that of a checkpoint's metadata."""
-    return name == METADATA or is_rank_metadata(name)
+_STEP = re.compile(r"(\d{1,18})$", re.ASCII)
 
 
 def is_rank_metadata(name: str) -> bool:
-    """Whether it is that of one rank's own."""
-    return _RANK_METADATA.fullmatch(name) is not None
-
-
-def is_data(name: str) -> bool:
-    """Whether a name (no path) is that of a checkpoint's data."""
-    return name.endswith(".distcp")
+    """Whether a name (no path) is that of one rank's own metadata."""
+    return name != METADATA and is_metadata(name)
 
 
 def rank_of(name: str) -> int | None:

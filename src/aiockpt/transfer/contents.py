@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from aiockpt.dcp.metadata import load_metadata
+from aiockpt.dcp.names import is_metadata
 from aiockpt.engine.engine import Engine
 from aiockpt.errors import MetadataError, ShortRead
-from aiockpt.inspection.names import is_metadata
 from aiockpt.inspection.summary import Summary, summarize
 from aiockpt.model import ObjectId
 from aiockpt.transfer.metadata import fetch_metadata, local_metadata_paths

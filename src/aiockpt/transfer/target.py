@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from aiockpt.dcp.delete import delete_checkpoint
+from aiockpt.dcp.names import is_metadata
 from aiockpt.engine.crew import run_all
 from aiockpt.engine.engine import Engine
-from aiockpt.errors import PreconditionFailed
-from aiockpt.inspection.names import is_metadata
+from aiockpt.errors import AiockptError, MetadataError, NotFound, PreconditionFailed
 from aiockpt.model import ObjectId
-from aiockpt.transfer.contents import Contents
+from aiockpt.transfer.contents import Contents, contents_of_folder
 
 _HOW = "pass --overwrite to have them replaced, or choose another place"
 
@@ -32,6 +34,8 @@ async def prepare_bucket(engine: Engine, base: ObjectId, contents: Contents, *, 
         raise PreconditionFailed(
             f"{base.uri} holds {_examples(metadata + data)} already: {_HOW}", bucket=base.bucket, key=base.key
         )
+    with suppress(MetadataError, NotFound):  # damaged metadata do not say what is theirs: a sweep finds it
+        await delete_checkpoint(engine, base)
     for paths in (metadata, data):
         await run_all(partial(engine.delete, base / path) for path in paths)
 
@@ -46,7 +50,10 @@ def prepare_folder(folder: Path, contents: Contents, *, overwrite: bool) -> None
     metadata, data = _in_the_way(found, contents)
     if (metadata or data) and not overwrite:
         raise FileExistsError(f"{folder} holds {_examples(metadata + data)} already: {_HOW}")
-    for path in metadata + data:
+    old: list[str] = []
+    with suppress(AiockptError, FileNotFoundError):  # damaged metadata do not say what is theirs
+        old = [file.path for file in contents_of_folder(folder).data]
+    for path in dict.fromkeys(metadata + data + old):
         (folder / path).unlink()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import CredentialRetrievalError
+from botocore.loaders import JSONFileLoader
 
 from aiockpt.config import S3ClientConfig
 from aiockpt.errors import AccessDenied, AiockptError, ConfigError, ServiceError
@@ -32,6 +33,17 @@ async def test_no_credentials() -> None:
 async def test_unsigned() -> None:
     async with Session(S3ClientConfig(unsigned=True), None) as session:
         assert await session.credentials() is None
+
+
+@pytest.mark.usefixtures("credentials")
+async def test_only_the_first_session_reads_what_botocore_knows_of_s3(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Session(S3ClientConfig(), "us-east-1"):
+        pass
+    read: list[str] = []
+    monkeypatch.setattr(JSONFileLoader, "load_file", lambda _, path: read.append(path))
+    async with Session(S3ClientConfig(), "eu-west-1") as session:
+        assert (await session.client()).meta.region_name == "eu-west-1"
+    assert not read
 
 
 async def test_an_unknown_profile() -> None:

@@ -24,7 +24,13 @@ def buffered(_: ResponseHead) -> None:
 def make_pool(
     *, limit: int = 4, connect_timeout_s: float = 5.0, stall_timeout_s: float = 10.0, tls: ssl.SSLContext | None = None
 ) -> ConnectionPool:
-    return ConnectionPool(limit=limit, connect_timeout_s=connect_timeout_s, stall_timeout_s=stall_timeout_s, tls=tls)
+    def context() -> ssl.SSLContext:
+        assert tls is not None, "no context is needed for plain connections"
+        return tls
+
+    return ConnectionPool(
+        limit=limit, connect_timeout_s=connect_timeout_s, stall_timeout_s=stall_timeout_s, tls=context
+    )
 
 
 async def polite(peer: Peer) -> None:

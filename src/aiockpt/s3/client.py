@@ -6,6 +6,7 @@ Per-loop: enter and use it inside one event loop.
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from functools import cache, partial
 from typing import Self
 
 from aiockpt.config import S3ClientConfig, proxy_for
@@ -41,12 +42,15 @@ class S3Client:
         config = self._config
         await self._exits.enter_async_context(self._session)
         bundle, verify = self._session.tls_settings()
+        tls = cache(partial(client_context, bundle, verify=verify))
+        if config.ca_bundle:
+            tls()  # to say at once that it cannot be used
         self.pool = await self._exits.enter_async_context(
             ConnectionPool(
                 limit=config.max_connections,
                 connect_timeout_s=config.connect_timeout_s,
                 stall_timeout_s=config.stall_timeout_s,
-                tls=client_context(bundle, verify=verify),
+                tls=tls,
             )
         )
         self.control = ControlPlane(self._session, config)

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Self
 
 import aiobotocore.session
@@ -16,6 +17,7 @@ from aiobotocore.config import AioConfig
 from botocore import UNSIGNED
 from botocore.exceptions import NoCredentialsError
 from botocore.httpsession import get_cert_path
+from botocore.loaders import create_loader
 
 from aiockpt.config import AddressingStyle, S3ClientConfig, has_custom_endpoint
 from aiockpt.errors import ServiceError
@@ -112,6 +114,7 @@ class Session:
         return aiobotocore.session.AioSession(profile=self._config.profile)
 
     async def _new_client(self, botocore: Any, region: str | None) -> Any:
+        botocore.register_component("data_loader", _service_models(botocore.get_config_variable("data_path")))
         style = self._config.addressing_style
         if style is None:
             style = "path" if self._config.force_path_style or has_custom_endpoint(self._config) else "auto"
@@ -146,3 +149,9 @@ class Session:
         )
         watch(client)
         return client
+
+
+@cache
+def _service_models(data_path: str | None) -> Any:
+    """botocore's descriptions of services. They are the same for all sessions, and reading S3's takes some 60 ms."""
+    return create_loader(data_path)

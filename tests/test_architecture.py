@@ -59,7 +59,7 @@ ROOMS = {
     "testing": room("errors model wire", "httptools uvloop zlib_ng"),
     "inspection": room(LIBRARY, "torch", pure=True),
     "transfer": room(f"{LIBRARY} inspection", "anyio torch"),
-    "checkpoints": room(f"{LIBRARY} inspection", "torch"),
+    "checkpoints": room(f"{LIBRARY} inspection awaitable", "torch"),
     "top": room(f"{LIBRARY} checkpoints", "anyio torch"),
     "application": room(f"{LIBRARY} testing inspection transfer checkpoints top", "anyio click rich torch"),
 }

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import torch
 
 from aiockpt import Checkpoints
+from aiockpt.checkpoints.steps import Step
 from aiockpt.errors import NotFound
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
-from dcp.checkpoints import Place
+from dcp.checkpoints import Place, emptied, same_bits
+
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is")  # DCP's, in a single process
 
 STATE = {"w": torch.arange(10.0)}
 
@@ -54,3 +58,33 @@ async def test_other_ranks_leave_deleting_to_the_first(local: Place, monkeypatch
     assert await run.prune() == []
     assert (await run.sweep(grace=timedelta(0))).removed == ()
     assert len(await run.steps()) == 1
+
+
+async def test_a_training(local: Place) -> None:
+    run = Checkpoints(local.uri("run"), region="us-east-1", keep_last=1, **local.settings)
+    target = emptied(STATE)
+    with pytest.raises(NotFound, match="there is no checkpoint in"):
+        await run.load_latest(target)
+    for step in (1, 2):
+        assert (await run.save(step, STATE)) is not None
+    assert [step.step for step in await run.steps()] == [2]
+    assert (await run.load_latest(target)).step == 2
+    assert same_bits(target, STATE)
+    await run.load(2, target)
+
+
+async def test_the_latest_is_deleted_before_it_is_loaded(local: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Checkpoints(local.uri("run"), region="us-east-1", **local.settings)
+    for step in (1, 2):
+        await run.save(step, STATE)
+    real = Checkpoints.load
+
+    async def load(self: Checkpoints, step: Step, *args: Any, **kwargs: Any) -> Any:
+        if step.step > 1:
+            await run.delete(step)
+        return await real(self, step, *args, **kwargs)
+
+    monkeypatch.setattr(Checkpoints, "load", load)
+    target = emptied(STATE)
+    assert (await run.load_latest(target)).step == 1
+    assert same_bits(target, STATE)

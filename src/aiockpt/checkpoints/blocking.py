@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.planner import LoadPlanner, SavePlanner
-from torch.distributed.checkpoint.utils import _DistWrapper
 
-from aiockpt.checkpoints.place import Place, is_distributed
+from aiockpt.checkpoints.place import Place, vanished
 from aiockpt.checkpoints.steps import Step
 from aiockpt.dcp.sweep import GRACE, Swept
-from aiockpt.errors import AiockptError, NotFound
+from aiockpt.errors import AiockptError
 from aiockpt.observe.report import Report
 
 logger = logging.getLogger("aiockpt")
@@ -90,11 +87,11 @@ class BlockingCheckpoints(Place):
         """
         failed: Step | None = None
         while True:
-            step = self._agreed(lambda: self._store.run(self._run.require_latest))
+            step = self._find_latest()
             try:
                 self.load(step, state_dict, planner=planner, **options)
             except CheckpointException as error:
-                if step == failed or not _vanished(error):
+                if step == failed or not vanished(error):
                     raise
                 logger.warning("%s was deleted before it was loaded: looking for the latest again", step.uri)
                 failed = step
@@ -124,24 +121,3 @@ class BlockingCheckpoints(Place):
         if not self.is_coordinator:
             return Swept((), ())
         return self._store.run(lambda engine: self._run.sweep(engine, grace, dry_run=dry_run))
-
-    def _agreed(self, find: Callable[[], T]) -> T:
-        """What the first rank finds, on all ranks; its error, too."""
-        ranks = _DistWrapper(self._process_group, is_distributed(), 0)
-        with _unwrapped():
-            return ranks.broadcast("find the latest checkpoint", find)
-
-
-@contextmanager
-def _unwrapped() -> Iterator[None]:
-    """The coordinator's own error instead of DCP's wrapping."""
-    try:
-        yield
-    except CheckpointException as error:
-        cause = next(iter(error.failures.values()))[0]
-        raise cause from error
-
-
-def _vanished(error: CheckpointException) -> bool:
-    """Whether all that failed was to find objects."""
-    return all(isinstance(failure[0], NotFound) for failure in error.failures.values())

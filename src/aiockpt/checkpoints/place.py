@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.utils import _DistWrapper
 
 from aiockpt.blocking.store import Store
 from aiockpt.checkpoints.retention import Retention
@@ -16,7 +18,7 @@ from aiockpt.config import S3ClientConfig
 from aiockpt.dcp.file_system import object_at
 from aiockpt.dcp.storage_reader import S3StorageReader
 from aiockpt.dcp.storage_writer import S3StorageWriter
-from aiockpt.errors import ConfigError
+from aiockpt.errors import ConfigError, NotFound
 from aiockpt.model import ObjectId
 
 
@@ -90,6 +92,15 @@ class Place:
         """Whether this process is the one that deletes, prunes and sweeps."""
         return not is_distributed() or dist.get_rank(self._process_group) == 0
 
+    def _find_latest(self) -> Step:
+        """The last complete step as the first rank finds it, on all ranks; its error, too. A collective."""
+        ranks = _DistWrapper(self._process_group, is_distributed(), 0)
+        try:
+            return ranks.broadcast("find the latest checkpoint", lambda: self._store.run(self._run.require_latest))
+        except CheckpointException as error:
+            cause = next(iter(error.failures.values()))[0]
+            raise cause from error
+
     @property
     def _region(self) -> str:
         return cast("str", self._store.region)  # None leaves the choice to botocore
@@ -98,3 +109,10 @@ class Place:
 def is_distributed() -> bool:
     """Whether there are other ranks."""
     return dist.is_available() and dist.is_initialized()
+
+
+def vanished(error: BaseException) -> bool:
+    """Whether all that a load failed at was to find objects."""
+    if not isinstance(error, CheckpointException):
+        return isinstance(error, NotFound)
+    return all(isinstance(failure, NotFound) for failure, _ in error.failures.values())

@@ -70,6 +70,25 @@ def test_empty_files_and_folders_below(local: Place, store: Store, tmp_path: Pat
     assert found == {".metadata": b"m", "__1_0.distcp": b"12", "a/b/__0_0.distcp": b""}
 
 
+def test_many_files_are_not_all_open_at_once(
+    local: Place, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(getting, "FLUSHES_AHEAD", 3)
+    monkeypatch.setattr(getting, "BLOCKS", 2)
+    data = [DataFile(f"__{number}_0.distcp", 1) for number in range(30)]
+    for file in data:
+        local.put(f"ckpt/{file.path}", b"x")
+    most = 0
+
+    def look(_: int) -> None:
+        nonlocal most
+        most = max(most, len(open_files()))
+
+    get(store, ObjectId(local.bucket, "ckpt"), Contents({".metadata": b"m"}, data), tmp_path, look)
+    assert len(list(tmp_path.iterdir())) == 31
+    assert 0 < most <= 3 + 2 + 1
+
+
 def test_an_object_that_was_replaced_is_refused_and_nothing_stays(
     local: Place, store: Store, contents: Contents, tmp_path: Path
 ) -> None:

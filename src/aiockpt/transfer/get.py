@@ -8,6 +8,7 @@ mapped files. Data first, flushed to the disk; the metadata appear last, each by
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -28,6 +29,9 @@ BLOCKS = 64
 
 #: Files that are flushed to the disk at once, while the next ones are fetched.
 FLUSHES = 4
+
+#: Files that may wait for it, open: far below the 1,024 that a process may have open by default.
+FLUSHES_AHEAD = 256
 
 
 def get(store: Store, base: ObjectId, contents: Contents, folder: Path, on_bytes: Callable[[int], object]) -> None:
@@ -104,7 +108,7 @@ class _Draft:
         self._made: list[Path] = []
         self._files: list[_File] = []
         self._flushing = ThreadPoolExecutor(FLUSHES)
-        self._flushed: list[Future[None]] = []
+        self._flushes: deque[tuple[_File, Future[None]]] = deque()
 
     def file(self, path: str, nbytes: int) -> _File:
         """Make a data file."""
@@ -117,14 +121,16 @@ class _Draft:
         return file
 
     def close_soon(self, file: _File) -> None:
-        """Close a file once it is on the disk."""
+        """Close a file once it is on the disk; waits for others if that is far behind."""
         self._files.remove(file)
-        self._flushed.append(self._flushing.submit(file.close))
+        self._flushes.append((file, self._flushing.submit(file.close)))
+        if len(self._flushes) > FLUSHES_AHEAD:
+            self._flushes.popleft()[1].result()
 
     def wait_for_disk(self) -> None:
         """Wait until all files are there."""
-        for future in self._flushed:
-            future.result()
+        while self._flushes:
+            self._flushes.popleft()[1].result()
 
     def write_metadata(self, name: str, data: bytes) -> None:
         """Have metadata appear, whole."""
@@ -148,7 +154,7 @@ class _Draft:
         self._flushing.shutdown(wait=exc is None, cancel_futures=exc is not None)
         if exc is None:
             return
-        for file in self._files:
+        for file in [*self._files, *(file for file, flush in self._flushes if flush.cancelled())]:
             file.abandon()
         for path in reversed(self._made):
             with suppress(OSError):  # what went wrong before is worth more; folders with other things in them stay

@@ -68,3 +68,12 @@ def test_completion_imports_no_command() -> None:
     environ = os.environ | {"_AIOCKPT_COMPLETE": "bash_complete", "COMP_WORDS": "aiockpt s", "COMP_CWORD": "1"}
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environ)
     assert output.stdout.splitlines() == ["plain,serve", "plain,sweep", "[]"]
+
+
+def test_ctrl_c_while_a_command_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LazyGroup, "get_command", interrupted)
+    result = run("ls", "s3://bucket")
+    assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")

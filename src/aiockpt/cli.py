@@ -6,9 +6,12 @@ Importing a command may mean importing torch, which takes seconds; help, complet
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
+
+from aiockpt.commands.failures import INTERRUPTED
 
 #: Where each command is (module:attribute), and its line in the overview.
 COMMANDS = {
@@ -42,6 +45,14 @@ class LazyGroup(click.Group):
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Import and run a command; Ctrl-C ends either with an exit code of its own."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(INTERRUPTED)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Names of the commands, and options, without importing anything."""

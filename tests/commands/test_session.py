@@ -51,11 +51,6 @@ def test_a_bug_is_no_failure() -> None:
     assert isinstance(run(fail(ZeroDivisionError())).exception, ZeroDivisionError)
 
 
-def test_ctrl_c() -> None:
-    result = run(fail(KeyboardInterrupt()))
-    assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
-
-
 @pytest.mark.parametrize(
     ("options", "shown"), [([], "WARNING"), (["-q"], ""), (["-v"], "INFO WARNING"), (["-vv"], "DEBUG INFO WARNING")]
 )

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aiockpt.blocking.store import Store
-from aiockpt.commands.failures import EXPECTED, INTERRUPTED, NO, describe, exit_code
+from aiockpt.commands.failures import EXPECTED, NO, describe, exit_code
 from aiockpt.commands.progress import Bar
 from aiockpt.config import S3ClientConfig
 from aiockpt.model import MiB
@@ -109,9 +109,6 @@ class ServiceCommand(click.Command):
                 click.echo(traceback.format_exc(), err=True, nl=False)
             click.echo(f"Error: {describe(error)}", err=True)
             ctx.exit(exit_code(error))
-        except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
-            ctx.exit(INTERRUPTED)
 
 
 def command(examples: str) -> Callable[[Callable[..., bool | None]], click.Command]:

@@ -50,6 +50,9 @@ class Wire:
     def write(self, data: bytes | memoryview) -> None:
         self.sent.append(data)
 
+    def set_write_buffer_limits(self, high: int) -> None:
+        """It holds what it is told to."""
+
     def get_write_buffer_size(self) -> int:
         return self.unsent_bytes
 

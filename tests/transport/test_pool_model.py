@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from typing import Any, cast
 
 from hypothesis import settings
@@ -69,7 +70,7 @@ class PoolModel(RuleBasedStateMachine):
         self.closed = False
 
     async def made(self) -> ConnectionPool:
-        pool = ConnectionPool(limit=LIMIT, connect_timeout_s=5, stall_timeout_s=1000, tls=None)
+        pool = ConnectionPool(limit=LIMIT, connect_timeout_s=5, stall_timeout_s=1000, tls=ssl.create_default_context)
 
         async def connect(endpoint: Endpoint) -> Connection:
             pool._refuse_closed()

@@ -24,7 +24,8 @@ Octets = bytes | memoryview
 MAX_VIEWS = 64
 
 #: Bytes given to a TLS transport at once: it encrypts all of them into memory of its own before it sends any. With
-#: whole parts of 8 MiB that was 1 GB for 64 connections; 128 KiB take 10 MiB less than 256 KiB, and no more CPU.
+#: whole parts of 8 MiB that was 1 GB for 64 connections. Also how much it may hold before it is given no more: uvloop's
+#: own bound is 512 KiB a connection, and the kernel keeps some MiB under way beside that.
 TLS_WRITE_BYTES = 128 * KiB
 
 
@@ -163,6 +164,7 @@ class TransportOutlet:
     """Sends through a transport that encrypts, in pieces, since it copies all that it is given. See ``Outlet``."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
+        transport.set_write_buffer_limits(TLS_WRITE_BYTES)
         self._transport = transport
         self._room = asyncio.Event()
         self._room.set()

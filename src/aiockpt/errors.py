@@ -203,7 +203,15 @@ class ShortRead(IntegrityError):
 
 
 class ChecksumMismatch(IntegrityError):
-    """A checksum does not match the bytes."""
+    """A checksum does not match the bytes.
+
+    Attributes:
+        came: the CRC32 of the bytes that came, of a whole object; else None.
+        at_rest: they are stored like that: fetched again, they came the same.
+    """
+
+    came: int | None = None
+    at_rest: bool = False
 
 
 class ObjectChanged(IntegrityError):

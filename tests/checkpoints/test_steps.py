@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiockpt.checkpoints.steps import NAME, Step, check_template, is_complete, name_of, what_is_there
+from aiockpt.dcp.names import step_of
 from aiockpt.errors import ConfigError
-from aiockpt.inspection.names import step_of
 
 
 @given(st.lists(st.integers(0, 99_999_999), min_size=2))

@@ -20,6 +20,8 @@ from aiockpt.dcp.commit import REMEMBERED, _committed, survey
 from aiockpt.errors import PreconditionFailed, ServiceError
 from aiockpt.model import NOTHING, ObjectId
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
+from dcp.checkpoints import Place
+from servers.base import S3Server
 
 REGION = "us-east-1"
 
@@ -178,6 +180,21 @@ def test_what_this_process_has_committed_need_not_be_read_to_be_replaced(
     operations = Counter(record.operation for record in local_endpoint.requests())
     assert operations == {"HeadObject": 1, "ListObjectsV2": 1, "PutObject": 2, "DeleteObject": 1}
     assert names(path) == [".metadata", "__0_1.distcp"]
+
+
+def test_a_checkpoint_of_the_same_name_elsewhere_is_another(path: str, local_bucket: str) -> None:
+    """Also if its metadata have the same ETag: stores may count them, or call all of them the same."""
+    save(path, 1)
+    with LocalEndpoint() as other:
+        server = S3Server("other", other.url, other.access_key, other.secret_key)
+        Place(server, local_bucket).client.create_bucket(Bucket=local_bucket)
+        metadata = ObjectId.parse(f"{path}/.metadata")
+        there = Store(S3ClientConfig(endpoint_url=other.url), REGION)
+        there.put(metadata, Store(S3ClientConfig(), REGION).get_small(metadata))
+        other.reset_stats()
+        save(path, 2, endpoint_url=other.url)
+        operations = Counter(record.operation for record in other.requests())
+        assert operations["GetObject"] == 1
 
 
 def test_only_some_commits_are_remembered(path: str) -> None:

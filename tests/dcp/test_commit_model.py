@@ -110,6 +110,9 @@ class Store:
             raise NotFound("no such upload", code="NoSuchUpload")
         return [ListedPart(1, 1, self.uploads[upload_id][1])]
 
+    async def bucket_url(self, bucket: str) -> str:
+        return f"https://model/{bucket}/"
+
     async def service_time(self, bucket: str) -> datetime:
         await self.request()
         return self.now

@@ -3,7 +3,17 @@ from __future__ import annotations
 import pytest
 
 from aiockpt.dcp import BinaryPrefixStrategy, DefaultPrefixStrategy, HexPrefixStrategy, RoundRobinPrefixStrategy
-from aiockpt.dcp.names import data_number, folder_of, folders_above, is_data, is_metadata, is_temporary_metadata
+from aiockpt.dcp.names import (
+    data_number,
+    folder_of,
+    folders_above,
+    is_data,
+    is_metadata,
+    is_rank_metadata,
+    is_temporary_metadata,
+    rank_of,
+    step_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -72,3 +82,29 @@ def test_what_the_strategies_name_is_data(strategy: DefaultPrefixStrategy) -> No
 @pytest.mark.parametrize("key", ["p12.distcp.tmp", "p.distcp", "q1.distcp", "p1/2.distcp", "pa1.distcp", "p-1.distcp"])
 def test_no_number_of_this_prefix(key: str) -> None:
     assert data_number(key, "p") is None
+
+
+@pytest.mark.parametrize("folder", ["", "run/__1_0.distcp/"])
+@pytest.mark.parametrize(
+    ("name", "of_a_rank", "rank"),
+    [
+        (".metadata", False, None),
+        ("__12.metadata", True, None),
+        ("__x.metadata", False, None),
+        ("__3_0.distcp", False, 3),
+        ("__30_11.distcp", False, 30),
+        ("other.distcp", False, None),
+        ("readme.txt", False, None),
+    ],
+)
+def test_whose_it_is(folder: str, *, name: str, of_a_rank: bool, rank: int | None) -> None:
+    key = folder + name
+    assert (is_rank_metadata(key), rank_of(key)) == (of_a_rank, rank)
+
+
+@pytest.mark.parametrize(
+    ("path", "step"),
+    [("run/step-100", 100), ("run/step_7/", 7), ("global_step12", 12), ("run/0004", 4), ("run/last", None), ("", None)],
+)
+def test_steps(path: str, step: int | None) -> None:
+    assert step_of(path) == step

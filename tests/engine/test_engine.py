@@ -17,6 +17,7 @@ from aiockpt.engine.download import Read
 from aiockpt.engine.engine import Engine
 from aiockpt.errors import (
     AccessDenied,
+    ChecksumMismatch,
     ConfigError,
     ConnectError,
     NotFound,
@@ -150,6 +151,29 @@ async def test_an_object_replaced_between_its_size_and_its_bytes(
     monkeypatch.setattr(engine.client.control, "head", head_then_replace)
     with pytest.raises(ObjectChanged):
         await engine.get(target)
+
+
+async def test_small_objects_damaged_on_the_way_are_fetched_again(
+    engine: Engine, local_bucket: str, local_endpoint: LocalEndpoint
+) -> None:
+    target = ObjectId(local_bucket, "key")
+    await engine.put(target, [DATA[:1000]])
+    for at in (3, 500):
+        local_endpoint.add_fault(Fault(FaultKind.FLIP_BIT, "GetObject", after_bytes=at, skip=at == 500))
+    assert (await engine.get_small(target))[0] == DATA[:1000]
+    assert local_endpoint.stats().faults == 2
+
+
+async def test_small_objects_damaged_at_rest_are_fetched_twice(
+    engine: Engine, local_bucket: str, local_endpoint: LocalEndpoint
+) -> None:
+    target = ObjectId(local_bucket, "key")
+    await engine.put(target, [DATA[:1000]])
+    local_endpoint.flip_bit(local_bucket, "key", 3)
+    with pytest.raises(ChecksumMismatch, match="where it is stored") as failure:
+        await engine.get_small(target)
+    assert (failure.value.attempts, failure.value.at_rest) == (2, True)
+    assert target.uri in str(failure.value)
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,12 @@ NONE: frozenset[Operation] = frozenset()
 BODY = frozenset({Operation.PUT, Operation.UPLOAD_PART})
 
 
+def damaged_at_rest() -> ChecksumMismatch:
+    error = ChecksumMismatch("m")
+    error.at_rest = True
+    return error
+
+
 def answer(status: int, code: str = "", kind: type[ServiceError] = ServiceError) -> ServiceError:
     return kind("m", status=status, code=code)
 
@@ -57,6 +63,7 @@ def answer(status: int, code: str = "", kind: type[ServiceError] = ServiceError)
         (TransportError("m"), ALL),
         (ShortRead("m"), NONE),  # the object is as short as the service says
         (ChecksumMismatch("m"), BODY | {Operation.GET}),
+        (damaged_at_rest(), NONE),
         (ObjectChanged("m"), NONE),
         (RemoteProtocolError("m"), ALL),
         (LocalProtocolError("m"), NONE),

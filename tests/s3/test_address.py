@@ -54,6 +54,14 @@ async def test_where(bucket: str, region: str, config: dict[str, Any], url: str,
     assert found.direct
 
 
+async def test_a_bucket_is_told_from_its_namesakes() -> None:
+    urls = {
+        (await address("b", "r", endpoint_url=url)).url
+        for url in ("http://h", "http://h/s3", "http://h:8080", "https://h", "http://other")
+    }
+    assert urls == {"http://h/b/", "http://h/s3/b/", "http://h:8080/b/", "https://h/b/", "http://other/b/"}
+
+
 async def test_hosts_as_the_host_header_has_them() -> None:
     hosts = [
         (await address("b", "r", endpoint_url=url)).host

@@ -15,12 +15,11 @@ from functools import partial
 from aiockpt.checkpoints.retention import Retention
 from aiockpt.checkpoints.steps import Step, is_complete, name_of, what_is_there
 from aiockpt.dcp.delete import delete_checkpoint
-from aiockpt.dcp.names import is_metadata
+from aiockpt.dcp.names import METADATA, is_metadata, step_of
 from aiockpt.dcp.sweep import Swept, sweep
 from aiockpt.engine.crew import run_all
 from aiockpt.engine.engine import Engine
 from aiockpt.errors import AiockptError, NotFound, PreconditionFailed
-from aiockpt.inspection.names import METADATA, step_of
 from aiockpt.model import ObjectId
 
 

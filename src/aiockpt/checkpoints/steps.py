@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+from aiockpt.dcp.names import METADATA, rank_of, step_of
 from aiockpt.errors import ConfigError
-from aiockpt.inspection.names import METADATA, rank_of, step_of
 
 #: Eight digits: names sort as numbers do up to step 99,999,999.
 NAME = "step-{:08d}"

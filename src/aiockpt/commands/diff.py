@@ -13,10 +13,10 @@ from aiockpt.commands.inspect import metadata_at
 from aiockpt.commands.parameters import PLACE
 from aiockpt.commands.session import Session, command
 from aiockpt.commands.words import count
+from aiockpt.dcp.names import METADATA
 from aiockpt.errors import MetadataError
 from aiockpt.inspection.diff import Diff
 from aiockpt.inspection.diff import diff as compare
-from aiockpt.inspection.names import METADATA
 from aiockpt.inspection.summary import Tensor, summarize
 from aiockpt.model import ObjectId
 from aiockpt.transfer.metadata import MetadataByName

@@ -13,11 +13,11 @@ from aiockpt.commands.session import Session, command
 from aiockpt.commands.words import count, duration, size
 from aiockpt.config import S3ClientConfig
 from aiockpt.dcp.metadata import load_metadata
+from aiockpt.dcp.names import METADATA
 from aiockpt.errors import MetadataError
 from aiockpt.inspection.cost import PRICE_PER_1000_GETS_USD, Link, load_s, requests_usd
 from aiockpt.inspection.forecast import Forecast, forecast
 from aiockpt.inspection.matching import name_filter
-from aiockpt.inspection.names import METADATA
 from aiockpt.inspection.sharding import World, read_items
 from aiockpt.model import ObjectId
 from aiockpt.plan.concurrency import start_connections

@@ -28,7 +28,7 @@ from aiockpt.engine.download import Download, DownloadStats, Job, Read
 from aiockpt.engine.hedging import Hedging
 from aiockpt.engine.standing import Conditions
 from aiockpt.engine.upload import OutgoingPart, Upload
-from aiockpt.errors import AccessDenied, AiockptError, NotFound, Throttled
+from aiockpt.errors import AccessDenied, AiockptError, ChecksumMismatch, NotFound, Throttled
 from aiockpt.model import ANYTHING, ByteRange, MiB, ObjectId, ObjectInfo, Replaces
 from aiockpt.observe.otel import watch_if_used
 from aiockpt.observe.trace import trace_process
@@ -140,9 +140,25 @@ class Engine:
         return bytes(buffer)
 
     async def get_small(self, source: ObjectId) -> tuple[bytes, str]:
-        """A whole small object (16 MiB at most) in one request, with its ETag."""
+        """A whole small object (16 MiB at most) in one request, with its ETag.
+
+        Raises:
+            ChecksumMismatch: the same wrong bytes came twice, so it is damaged where it is stored.
+        """
         bulk = await self.client.bulk(source.bucket)
-        return await self.attempts(Operation.GET, source, lambda: bulk.get_whole(source))
+        damaged: set[int | None] = set()
+
+        async def attempt() -> tuple[bytes, str]:
+            try:
+                return await bulk.get_whole(source)
+            except ChecksumMismatch as error:
+                if error.came in damaged:
+                    error.at_rest = True
+                    error.args = (f"{error.args[0]}, twice the same: it is damaged where it is stored",)
+                damaged.add(error.came)
+                raise
+
+        return await self.attempts(Operation.GET, source, attempt)
 
     async def head(self, target: ObjectId) -> ObjectInfo:
         """Size and ETag of an object.
@@ -208,6 +224,10 @@ class Engine:
             parts += rows
             if not after:
                 return parts
+
+    async def bucket_url(self, bucket: str) -> str:
+        """What the URLs of a bucket's objects begin with: tells it from one of the same name elsewhere."""
+        return await self.client.bucket_url(bucket)
 
     async def service_time(self, bucket: str) -> datetime | None:
         """What time it is for the service that holds ``bucket``; None if it does not say."""

@@ -10,8 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from aiockpt.dcp.names import is_data, is_metadata
-from aiockpt.inspection.names import rank_of, step_of
+from aiockpt.dcp.names import is_data, is_metadata, rank_of, step_of
 from aiockpt.s3.control import ListedObject
 
 

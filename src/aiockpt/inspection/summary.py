@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
 
+from aiockpt.dcp.names import rank_of
 from aiockpt.dcp.proof import ATTRIBUTE
-from aiockpt.inspection.names import rank_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Summary:
     @property
     def ranks(self) -> int:
         """How many ranks wrote it, as far as names say."""
-        return len({rank_of(path.rpartition("/")[2]) for path in self.objects} - {None})
+        return len({rank_of(path) for path in self.objects} - {None})
 
     @property
     def elements(self) -> int:

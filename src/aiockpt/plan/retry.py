@@ -82,14 +82,16 @@ def is_retryable(error: BaseException, operation: Operation) -> bool:
     CREATE can leave an upload whose id nobody knows, which costs a sweep and not a checkpoint; a repeated
     COMPLETE is answered with NoSuchUpload after a success, and the caller has to look whether the object is
     there. An answer that breaks the protocol counts as lost: proxies, and servers that are being restarted, send such.
-    Damaged bytes are sent or fetched anew. A changed or truncated object is not read again, and a certificate that is
-    not trusted stays so.
+    Damaged bytes are sent or fetched anew, unless they are stored like that. A changed or truncated object is not read
+    again, and a certificate that is not trusted stays so.
     """
     match error:
         case TLSError():
             return False
         case TransportError() | RemoteProtocolError():
             return True
+        case ChecksumMismatch(at_rest=True):
+            return False
         case ChecksumMismatch():
             return operation in _SENDS_BODY or operation is Operation.GET
         case ServiceError():

@@ -46,6 +46,11 @@ class Address:
         """Whether the bulk path can sign for it: plain SigV4, or anonymous (no signature at all)."""
         return self.algorithm in {"", "AWS4-HMAC-SHA256"} and self.service != "s3express"
 
+    @property
+    def url(self) -> str:
+        """What the URLs of the bucket's objects begin with."""
+        return f"{self.endpoint.scheme}://{self.host}{self.prefix}"
+
     def target(self, key: str, query: str = "") -> str:
         """The request target for ``key``, with an already encoded query."""
         return f"{self.prefix}{encode_key(key)}{'?' if query else ''}{query}"

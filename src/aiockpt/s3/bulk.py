@@ -299,8 +299,10 @@ def check_whole(head: ResponseHead, source: ObjectId, data: bytes) -> None:
         ChecksumMismatch: these are other bytes, or fewer.
     """
     stored = head.headers.get("x-amz-checksum-crc32")
-    if stored and parse_crc32_header(stored) not in {None, crc32(data)}:
-        raise ChecksumMismatch(f"GET {source.uri}: the {len(data)} bytes that came do not match the object's CRC32")
+    if stored and parse_crc32_header(stored) not in {None, came := crc32(data)}:
+        error = ChecksumMismatch(f"GET {source.uri}: the {len(data)} bytes that came do not match the object's CRC32")
+        error.came = came
+        raise error
 
 
 def check_range_answer(head: ResponseHead, source: ObjectId, transfer: RangeTransfer) -> None:

@@ -61,6 +61,10 @@ class S3Client:
     async def __aexit__(self, *exc: object) -> None:
         await self._exits.aclose()
 
+    async def bucket_url(self, bucket: str) -> str:
+        """What the URLs of a bucket's objects begin with: tells it from one of the same name elsewhere."""
+        return (await self._direct.address(bucket)).url
+
     async def bulk(self, bucket: str) -> Bulk:
         """The bulk operations that can serve ``bucket``: the direct ones wherever possible."""
         if bucket not in self._bulk:

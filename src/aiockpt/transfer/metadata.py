@@ -9,10 +9,10 @@ from pathlib import Path
 from torch.distributed.checkpoint.metadata import Metadata
 
 from aiockpt.dcp.metadata import load_metadata
+from aiockpt.dcp.names import METADATA, is_rank_metadata
 from aiockpt.engine.crew import run_all
 from aiockpt.engine.engine import Engine
 from aiockpt.errors import NotFound
-from aiockpt.inspection.names import METADATA, is_rank_metadata
 from aiockpt.model import ObjectId
 
 #: A checkpoint's metadata by name: one ``.metadata``, or one of each rank.
@@ -65,7 +65,7 @@ async def load(engine: Engine, target: ObjectId) -> Metadata:
 async def _rank_metadata(engine: Engine, base: ObjectId) -> list[ObjectId]:
     rows = [row async for row in engine.list_objects(base / "__", delimiter="/")]
     keys = (row.key for row in rows if not isinstance(row, str))
-    return [ObjectId(base.bucket, key) for key in keys if is_rank_metadata(key.rpartition("/")[2])]
+    return [ObjectId(base.bucket, key) for key in keys if is_rank_metadata(key)]
 
 
 def read_local_metadata(folder: Path) -> MetadataByName:

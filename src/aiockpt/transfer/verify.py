@@ -22,12 +22,12 @@ from aiockpt.blocking.download import BlockingDownload
 from aiockpt.blocking.store import Store
 from aiockpt.dcp.items import Catalogue, StoredItem
 from aiockpt.dcp.load import LoadPipeline
+from aiockpt.dcp.names import METADATA
 from aiockpt.dcp.tasks import Loading
 from aiockpt.engine.budget import ByteBudget
 from aiockpt.engine.download import Job
 from aiockpt.engine.engine import Engine
 from aiockpt.errors import AiockptError, MetadataError
-from aiockpt.inspection.names import METADATA
 from aiockpt.inspection.summary import Place, summarize
 from aiockpt.model import ObjectId
 from aiockpt.observe.recorder import Recorder

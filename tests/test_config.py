@@ -130,6 +130,14 @@ def test_a_custom_endpoint(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert has_custom_endpoint(S3ClientConfig())
 
 
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_an_endpoint_in_the_environment_is_checked_by_its_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "127.0.0.1:9000")
+    with pytest.raises(ConfigError, match=f"{name} must be http://host or https://host, got '127.0.0.1:9000'"):
+        S3ClientConfig().check()
+    S3ClientConfig(endpoint_url="http://127.0.0.1:9000").check()  # counts instead
+
+
 def test_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     assert proxy_for("https", "bucket.s3.amazonaws.com") is None
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")

@@ -31,6 +31,10 @@ EXTRA_ARGS = frozenset({
 })  # fmt: skip
 
 
+#: Where botocore finds an endpoint, the first one first.
+_ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+
+
 @dataclass(frozen=True)
 class S3ClientConfig:
     """How to talk to S3. The first seven fields are the drop-in contract's; the others are aiockpt's own.
@@ -144,10 +148,16 @@ class S3ClientConfig:
         self._check_endpoint_url()
 
     def _check_endpoint_url(self) -> None:
-        if self.endpoint_url is not None:
-            parts = urlsplit(self.endpoint_url)
+        for name, url in self._endpoint_urls():
+            parts = urlsplit(url)
             if parts.scheme not in {"http", "https"} or not parts.hostname:
-                raise ConfigError(f"endpoint_url must be http://host or https://host, got {self.endpoint_url!r}")
+                raise ConfigError(f"{name} must be http://host or https://host, got {url!r}")
+
+    def _endpoint_urls(self) -> list[tuple[str, str]]:
+        """The endpoint that is set here, or those that botocore finds in the environment, by name."""
+        if self.endpoint_url is not None:
+            return [("endpoint_url", self.endpoint_url)]
+        return [(name, os.environ[name]) for name in _ENDPOINT_VARIABLES if os.environ.get(name)]
 
     @property
     def cache_key(self) -> tuple[Any, ...]:
@@ -160,7 +170,7 @@ class S3ClientConfig:
 
 def has_custom_endpoint(config: S3ClientConfig) -> bool:
     """Whether the configuration or the environment names another endpoint than AWS's."""
-    return bool(config.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
+    return bool(config.endpoint_url or any(map(os.environ.get, _ENDPOINT_VARIABLES)))
 
 
 def proxy_for(scheme: str, host: str) -> str | None:

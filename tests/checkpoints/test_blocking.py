@@ -77,6 +77,13 @@ def test_a_latest_whose_data_is_missing_is_not_tried_for_ever(local: Place, loca
     assert isinstance(failure(caught.value), NotFound)
 
 
+def test_a_save_does_not_prune_itself(local: Place) -> None:
+    run = run_in(local, keep_last=1)
+    run.save(9, state(9))
+    run.save(5, state(5))
+    assert [step.step for step in run.steps()] == [5, 9]
+
+
 def test_what_cannot_be_pruned_is_no_failure_of_the_save(
     local: Place, local_endpoint: LocalEndpoint, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -28,6 +28,11 @@ def test_surplus(keep_last: int | None, keep_every: int | None, steps: list[int]
     assert Retention(keep_last, keep_every).surplus(steps) == surplus
 
 
+def test_what_was_just_saved_stays() -> None:
+    assert Retention(1).surplus([100, 200, 300], saved=100) == [200]
+    assert Retention(2).surplus([100, 200, 300], saved=300) == [100]
+
+
 @given(st.sets(st.integers(0, 1000)), st.integers(1, 20), st.one_of(st.none(), st.integers(1, 50)))
 def test_what_stays(steps: set[int], keep_last: int, keep_every: int | None) -> None:
     retention = Retention(keep_last, keep_every)

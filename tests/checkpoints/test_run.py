@@ -80,6 +80,24 @@ def test_names_that_others_gave(local: Place) -> None:
     assert [step.name for step in do(local, run.prune)] == ["step-00000005"]
 
 
+def test_a_training_that_went_back_keeps_what_it_has_just_saved(local: Place, caplog: pytest.LogCaptureFixture) -> None:
+    run = run_in(local, keep_last=1)
+    saved(local, 30, 40, 20)
+    assert [step.step for step in do(local, lambda engine: run.prune(engine, 20))] == [30]
+    assert "step-00000020 was saved beside later steps: load_latest loads step-00000040" in caplog.text
+    saved(local, 50)
+    caplog.clear()
+    assert [step.step for step in do(local, lambda engine: run.prune(engine, 50))] == [20, 40]
+    assert not caplog.text
+
+
+def test_where_all_stay_pruning_asks_for_nothing(local: Place, local_endpoint: LocalEndpoint) -> None:
+    saved(local, 1, 2)
+    local_endpoint.reset_stats()
+    assert do(local, run_in(local).prune) == []
+    assert local_endpoint.stats().requests == {}
+
+
 def test_looking_is_cheap(local: Place, local_endpoint: LocalEndpoint) -> None:
     saved(local, *range(6))
     run = run_in(local)

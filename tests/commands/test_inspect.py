@@ -64,6 +64,12 @@ def test_what_is_not_there(aiockpt: Run, local: Place, tmp_path: Path) -> None:
         assert result.stderr.startswith(f"Error: there is no complete checkpoint at {place}")
 
 
+def test_that_no_name_matches_is_said(aiockpt: Run, uri: str) -> None:
+    result = aiockpt("inspect", uri, "--match", "no-such-*")
+    assert result.exit_code == 0
+    assert "No name matches, of " in result.stderr
+
+
 def test_a_broken_expression_is_a_usage_error(aiockpt: Run, uri: str) -> None:
     result = aiockpt("inspect", uri, "--regex", "(")
     assert result.exit_code == 2

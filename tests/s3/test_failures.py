@@ -25,7 +25,7 @@ from aiockpt.errors import (
     TransportTimeout,
 )
 from aiockpt.model import ObjectId
-from aiockpt.s3.failures import Failure, WrongRegion, service_error, translated
+from aiockpt.s3.failures import S3_ITSELF, Failure, WrongRegion, service_error, translated
 
 TARGET = ObjectId("bucket", "key")
 
@@ -148,6 +148,25 @@ def test_what_passes_untouched(own: BaseException) -> None:
     with pytest.raises(type(own)) as failure, translated("HEAD", TARGET):
         raise own
     assert failure.value is own
+
+
+def test_what_could_not_be_connected_to_is_named_without_the_request() -> None:
+    url = "http://me:secret@127.0.0.1:1/bucket?list-type=2&prefix=run%2F"
+    for foreign in (
+        botocore_errors.EndpointConnectionError(endpoint_url=url),
+        botocore_errors.ProxyConnectionError(proxy_url=url),
+    ):
+        with pytest.raises(ConnectError) as failure, translated("LIST", TARGET):
+            raise foreign
+        assert str(failure.value) == (
+            "LIST s3://bucket/key: cannot connect to http://127.0.0.1:1; check the endpoint URL and the network"
+        )
+
+
+def test_what_is_no_buckets_matter_names_none() -> None:
+    with pytest.raises(ConfigError) as failure, translated("building a client for", S3_ITSELF):
+        raise botocore_errors.ProfileNotFound(profile="p")
+    assert str(failure.value) == "building a client for S3: The config profile (p) could not be found"
 
 
 _WHERE = ConnectionKey(

@@ -48,7 +48,7 @@ class Checkpoints(Place):
         on_progress: OnProgress | None = None,
         **options: Any,
     ) -> Report:
-        """``aiockpt.save`` at a step, then ``prune``; on all ranks.
+        """``aiockpt.save`` at a step, then ``prune``, which leaves this step alone; on all ranks.
 
         That something could not be pruned is logged and no failure of the save: the next one tries again.
         """
@@ -61,7 +61,7 @@ class Checkpoints(Place):
             **options,
         )
         try:
-            await self.prune()
+            await self._prune(saved=step)
         except AiockptError as error:
             logger.warning("older checkpoints of %s could not be pruned: %s", self.uri, error)
         return report
@@ -124,7 +124,10 @@ class Checkpoints(Place):
         Returns:
             what was deleted.
         """
-        return await self._perform(self._run.prune) if self.is_coordinator else []
+        return await self._prune()
+
+    async def _prune(self, saved: int | None = None) -> list[Step]:
+        return await self._perform(lambda engine: self._run.prune(engine, saved)) if self.is_coordinator else []
 
     async def sweep(self, *, grace: timedelta = GRACE, dry_run: bool = False) -> Swept:
         """Remove what killed writers left in the steps' folders; see ``aiockpt.dcp.sweep``."""

@@ -40,7 +40,7 @@ class BlockingCheckpoints(Place):
         planner: SavePlanner | None = None,
         **options: Any,
     ) -> Report | None:
-        """``dcp.save`` at a step, then ``prune``; on all ranks.
+        """``dcp.save`` at a step, then ``prune``, which leaves this step alone; on all ranks.
 
         That something could not be pruned is logged and no failure of the save: the next one tries again.
 
@@ -53,7 +53,7 @@ class BlockingCheckpoints(Place):
         writer = self.writer(step, **options)
         dcp.save(state_dict, storage_writer=writer, planner=planner, process_group=self._process_group)
         try:
-            self.prune()
+            self._prune(saved=step)
         except AiockptError as error:
             logger.warning("older checkpoints of %s could not be pruned: %s", self.uri, error)
         return writer.report
@@ -114,7 +114,10 @@ class BlockingCheckpoints(Place):
         Returns:
             what was deleted.
         """
-        return self._store.run(self._run.prune) if self.is_coordinator else []
+        return self._prune()
+
+    def _prune(self, saved: int | None = None) -> list[Step]:
+        return self._store.run(lambda engine: self._run.prune(engine, saved)) if self.is_coordinator else []
 
     def sweep(self, *, grace: timedelta = GRACE, dry_run: bool = False) -> Swept:
         """Remove what killed writers left in the steps' folders; see ``aiockpt.dcp.sweep``."""

@@ -30,9 +30,9 @@ class Retention:
         if self.keep_every is not None and self.keep_last is None:
             raise ConfigError(f"keep_every={self.keep_every} needs keep_last: without it every step is kept")
 
-    def surplus(self, steps: Iterable[int]) -> list[int]:
-        """Those of the complete ``steps`` that are not kept, in order; never the latest."""
+    def surplus(self, steps: Iterable[int], saved: int | None = None) -> list[int]:
+        """Those of the complete ``steps`` that are not kept, in order; never the latest, nor the one just ``saved``."""
         if self.keep_last is None:
             return []
         older = sorted(set(steps))[: -self.keep_last]
-        return [step for step in older if self.keep_every is None or step % self.keep_every]
+        return [step for step in older if step != saved and (self.keep_every is None or step % self.keep_every)]

@@ -6,6 +6,7 @@ are only steps that have the run's own names.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from aiockpt.engine.crew import run_all
 from aiockpt.engine.engine import Engine
 from aiockpt.errors import AiockptError, NotFound, PreconditionFailed
 from aiockpt.model import ObjectId
+
+logger = logging.getLogger("aiockpt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +81,28 @@ class Run:
         """Delete one step; see ``dcp.delete``."""
         await delete_checkpoint(engine, self.path(step), self.allowed_metadata_types)
 
-    async def prune(self, engine: Engine) -> list[Step]:
-        """Delete what is not kept, the oldest first; a step that cannot be deleted does not keep others from it."""
+    async def prune(self, engine: Engine, saved: int | None = None) -> list[Step]:
+        """Delete what is not kept, the oldest first; a step that cannot be deleted does not keep others from it.
+
+        The step just ``saved`` stays, also where a training that went back to an earlier step has later ones.
+        """
+        if self.retention.keep_last is None:
+            return []
         own = {
             step.step: step
             for step in await self.steps(engine)
             if step.complete and step.name == name_of(self.template, step.step)
         }
+        if saved is not None and (later := [step.name for step in own.values() if step.step > saved]):
+            logger.warning(
+                "%s was saved beside later steps: load_latest loads %s, and keep_last counts them. Delete those that "
+                "this training does not go on from",
+                self.path(saved).uri,
+                later[-1],
+            )
         deleted: list[Step] = []
         failures: list[AiockptError] = []
-        for number in self.retention.surplus(own):
+        for number in self.retention.surplus(own, saved):
             try:
                 await self.delete(engine, number)
                 deleted.append(own[number])

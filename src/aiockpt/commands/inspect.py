@@ -51,6 +51,8 @@ def inspect(
         _print_chunks(session, shown)
     else:
         _print_tensors(session, shown)
+    if not shown.tensors and not shown.blobs and (globs or regexes):
+        session.say(f"No name matches, of {len(whole.tensors) + len(whole.blobs)}.")
     for blob in shown.blobs:
         session.print(f"{blob.name}: a serialized object, {_words(blob.place)}")
     session.print(_totals_line(shown), "bold")

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 import aiohttp
 from botocore import exceptions as botocore_errors
@@ -38,6 +39,9 @@ from aiockpt.wire.http1 import retry_after_s
 
 #: The header with the service's id of a request.
 REQUEST_ID = "x-amz-request-id"
+
+#: The target of what is done before any bucket is asked for.
+S3_ITSELF = ObjectId("*", "")
 
 _NOT_FOUND = {"NoSuchKey", "NoSuchBucket", "NoSuchUpload", "NotFound", "NoSuchVersion", "404"}
 _DENIED = {
@@ -123,6 +127,8 @@ def service_error(failure: Failure, action: str, target: ObjectId) -> ServiceErr
 
 
 def _where(target: ObjectId) -> str:
+    if target == S3_ITSELF:
+        return "S3"
     return target.uri if target.key else f"bucket {target.bucket!r}"
 
 
@@ -166,7 +172,7 @@ def _translate(exc: Exception, action: str, target: ObjectId) -> AiockptError:  
     if isinstance(exc, (botocore_errors.NoCredentialsError, botocore_errors.PartialCredentialsError)):
         return ConfigError(
             f"{where}: no AWS credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile, "
-            "or pass unsigned=True for public buckets"
+            "or ask public buckets without (unsigned=True; --no-sign-request)"
         )
     if isinstance(exc, botocore_errors.SSLError):
         kind = TLSError if all(map(is_lasting, chain(exc))) else ConnectError
@@ -174,7 +180,7 @@ def _translate(exc: Exception, action: str, target: ObjectId) -> AiockptError:  
     if isinstance(exc, (botocore_errors.ConnectTimeoutError, botocore_errors.ReadTimeoutError, TimeoutError)):
         return TransportTimeout(f"{where}: no answer in time")
     if _never_connected(exc):
-        return ConnectError(f"{where}: {exc} Check the endpoint URL and the network")
+        return ConnectError(f"{where}: cannot connect to {_asked(exc)}; check the endpoint URL and the network")
     if isinstance(
         exc,
         (
@@ -201,6 +207,13 @@ def _never_connected(exc: Exception) -> bool:
         isinstance(one, aiohttp.ClientConnectionError) and not isinstance(one, aiohttp.ClientConnectorError)
         for one in chain(exc)
     )
+
+
+def _asked(exc: Exception) -> str:
+    """The endpoint or proxy of a botocore error, without path and query."""
+    known = getattr(exc, "kwargs", {})
+    parts = urlsplit(str(known.get("endpoint_url") or known.get("proxy_url") or ""))
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from aiockpt.config import AddressingStyle, S3ClientConfig, has_custom_endpoint
 from aiockpt.errors import ServiceError
 from aiockpt.model import ObjectId
 from aiockpt.plan.retry import needs_new_credentials
-from aiockpt.s3.failures import translated
+from aiockpt.s3.failures import S3_ITSELF, translated
 from aiockpt.s3.watched import watch
 
 _AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws", ".api.amazonwebservices.com.cn")
@@ -68,7 +68,7 @@ class Session:
         access = self._access
         async with access.building:
             if name not in access.clients:
-                with translated("building a client for", ObjectId("*", "")):
+                with translated("building a client for", S3_ITSELF):
                     access.clients[name] = await self._new_client(access.botocore, name or None)
             return access.clients[name]
 
@@ -97,7 +97,7 @@ class Session:
         if self._config.unsigned:
             return None
         access = self._access
-        with translated("finding credentials for", ObjectId("*", "")):
+        with translated("finding credentials for", S3_ITSELF):
             async with access.building:
                 if access.credentials is None:
                     access.credentials = await access.botocore.get_credentials()

@@ -36,7 +36,8 @@ async def fetch_metadata(engine: Engine, base: ObjectId) -> dict[str, bytes]:
         return await _fetch_all(engine, [base / METADATA])
     except NotFound as error:
         if error.code == "NoSuchBucket" or not (ranks := await _rank_metadata(engine, base)):
-            error.args = (f"there is no complete checkpoint at {base.uri}: {error.args[0]}",)
+            why = error.args[0] if error.code == "NoSuchBucket" else "aiockpt ls lists those below a prefix"
+            error.args = (f"there is no complete checkpoint at {base.uri}: {why}",)
             raise
         return await _fetch_all(engine, ranks)
 

@@ -95,6 +95,8 @@ def test_overwrite_says_so_and_can_be_refused(path: str) -> None:
         save(path, 3, overwrite=False)
     assert "already exists" in str(cause(error.value))
     assert loaded(path) == 2
+    dcp.save(state(4), storage_writer=S3StorageWriter(REGION, path, overwrite=True))  # warnings are errors here
+    assert loaded(path) == 4
 
 
 class FailingPlanner(DefaultSavePlanner):

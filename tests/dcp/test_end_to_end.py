@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import warnings
+from collections.abc import Iterator
 from typing import IO, Any
 
 import pytest
@@ -21,6 +22,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, ReadItem, SavePlan, W
 from aiockpt import S3ReaderConstructor
 from aiockpt.archive.tensor_pickle import NAMED_DTYPES, STORAGE_NAMES
 from aiockpt.errors import AiockptError, ConnectError, TargetMismatch
+from aiockpt.testing import Fault, FaultKind, LocalEndpoint
 from dcp.checkpoints import Place, StateDict, emptied, failure, load, random_tensor, same_bits, save
 
 #: DCP itself does not know the size of torch's bits*
@@ -218,8 +220,9 @@ def test_partial_loads(local: Place) -> None:
         assert same_bits(local.load(emptied(wanted)), wanted)
 
 
-@pytest.mark.parametrize("kind", list(dcp.state_dict_saver.AsyncCheckpointerType))
-def test_async_save(local: Place, kind: Any, free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def group(free_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process group of this process alone, which saves in processes of their own (spawned) need."""
     for name, value in (
         ("MASTER_ADDR", "127.0.0.1"),
         ("MASTER_PORT", str(free_port)),
@@ -228,16 +231,25 @@ def test_async_save(local: Place, kind: Any, free_port: int, monkeypatch: pytest
     ):
         monkeypatch.setenv(name, value)
     torch.distributed.init_process_group("gloo")
-    try:
-        state: StateDict = {"w": torch.randn(200, 200), "step": 4}
-        expected = {"w": state["w"].clone(), "step": 4}
-        writer = local.writer()
-        future: Any = dcp.async_save(state, storage_writer=writer, async_checkpointer_type=kind)
-        state["w"].zero_()
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize("kind", list(dcp.state_dict_saver.AsyncCheckpointerType))
+def test_async_save(local: Place, local_endpoint: LocalEndpoint, kind: Any) -> None:
+    state: StateDict = {"w": torch.randn(200, 200), "step": 4}
+    expected = {"w": state["w"].clone(), "step": 4}
+    future: Any = dcp.async_save(state, storage_writer=local.writer(), async_checkpointer_type=kind)
+    state["w"].zero_()
+    future.result()
+    assert same_bits(local.load(emptied(expected)), expected)
+    local_endpoint.add_fault(Fault(FaultKind.ERROR, "PutObject", status=403, code="AccessDenied", count=None))
+    future = dcp.async_save(state, storage_writer=local.writer(overwrite=True), async_checkpointer_type=kind)
+    with pytest.raises(CheckpointException, match=f"AccessDenied.*{local.uri('ckpt/__0_1.distcp')}"):
         future.result()
-        assert same_bits(local.load(emptied(expected)), expected)
-    finally:
-        torch.distributed.destroy_process_group()
+    local_endpoint.clear_faults()
+    assert same_bits(local.load(emptied(expected)), expected)
 
 
 def test_checkpoint_id_beside_our_storage(local: Place) -> None:

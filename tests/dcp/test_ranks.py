@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
+import torch
 
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
-from dcp.checkpoints import Place
+from dcp.checkpoints import Place, same_bits
 from dcp.forks import FORKS
 from dcp.workers import shards
 from dcp.workers.shards import Verb
@@ -16,29 +21,53 @@ from servers.process import free_port
 TIMEOUT_S = 60
 
 
-def launch(place: Place, ranks: int, verb: str | Verb, name: str = "ckpt", **options: Any) -> None:
-    """Save or load, or do something else, with ``ranks`` processes; fails with what they have to say."""
+@dataclass(frozen=True)
+class Rank:
+    """The process of one rank, and the line on which it says what went wrong."""
+
+    process: Any
+    line: Connection
+
+    def said(self) -> str:
+        """What went wrong; ``""``: nothing."""
+        if not self.line.poll(TIMEOUT_S):
+            return "nothing: it hangs"
+        try:
+            said: str = self.line.recv()
+        except EOFError:
+            return "nothing: it is gone"
+        return said
+
+
+@contextmanager
+def launched(place: Place, ranks: int, verb: str | Verb, name: str = "ckpt", **options: Any) -> Iterator[list[Rank]]:
+    """So many processes that save or load, or do something else; at the end they are ended."""
     shared = place.server.environ() | {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
         "WORLD_SIZE": str(ranks),
         "GLOO_SOCKET_IFNAME": "lo",
     }
-    outcomes, processes = [], []
+    begun = []
     for rank in range(ranks):
         receiver, sender = FORKS.Pipe(duplex=False)
         arguments = (shared | {"RANK": str(rank)}, verb, place.uri(name), options, sender)
         process = FORKS.Process(target=shards.run_rank, args=arguments)
         process.start()
         sender.close()
-        outcomes.append(receiver)
-        processes.append(process)
+        begun.append(Rank(process, receiver))
     try:
-        said = [outcome.recv() if outcome.poll(TIMEOUT_S) else "nothing: it hangs" for outcome in outcomes]
+        yield begun
     finally:
-        for process in processes:
-            process.terminate()
-            process.join()
+        for rank_ in begun:
+            rank_.process.terminate()
+            rank_.process.join()
+
+
+def launch(place: Place, ranks: int, verb: str | Verb, name: str = "ckpt", **options: Any) -> None:
+    """Save or load, or do something else, with ``ranks`` processes; fails with what they have to say."""
+    with launched(place, ranks, verb, name, **options) as begun:
+        said = [rank.said() for rank in begun]
     assert said == [""] * ranks, "\n".join(said)
 
 
@@ -77,6 +106,31 @@ def test_who_fails_is_not_waited_for(
     launch(local, 2, "fail together", direction=direction)
     if direction == "save":
         assert local.keys() == []
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_rank_that_is_killed_ends_the_others(killed: int, local: Place, local_endpoint: LocalEndpoint) -> None:
+    """As gloo's collectives fail then; the old checkpoint stands, and another save replaces it."""
+    launch(local, 2, "save part")
+    local_endpoint.reset_stats()
+    local_endpoint.add_fault(Fault(FaultKind.STALL, "PutObject", key=f"__{killed}_1", after_bytes=1000))
+    with launched(local, 2, "save part", add=1.0) as ranks:
+        while not local_endpoint.stats().faults:
+            pass
+        ranks[killed].process.kill()
+        said = ranks[1 - killed].said()
+    assert "RuntimeError" in said, said  # of gloo, through DCP
+    assert "hangs" not in said
+    assert loaded_part(local)
+    local_endpoint.clear_faults()
+    launch(local, 2, "save part", add=2.0)
+    assert loaded_part(local, 2.0)
+
+
+def loaded_part(place: Place, add: float = 0.0) -> bool:
+    """Whether the tensor of ``shards.part`` is what was saved with this added."""
+    expected = {"wide": shards.tensor("wide") + add}
+    return same_bits(place.load({"wide": torch.zeros_like(expected["wide"])}), expected)
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ class S3StorageWriter(FileSystemWriter):
         self.fs = S3FileSystem(region, s3client_config=s3client_config, **kwargs)  # type: ignore[assignment]
         self.path = self.fs.init_path(path)
         self.prefix_strategy = prefix_strategy or DefaultPrefixStrategy()
+        self._means_to_overwrite = writer_settings.get("overwrite", False)  # its default is True, too
         self._commits = False  # whether ``finish`` will be called here
         self._survey: Call[Survey] | None = None
         self._replaced: Call[frozenset[str]] | None = None
@@ -159,11 +160,12 @@ class S3StorageWriter(FileSystemWriter):
 
     def _begin_replacing(self, found: Survey) -> None:
         """Say that a checkpoint will be replaced; find out which data it has while the new ones are written."""
-        warnings.warn(
-            f"{self.path} holds a checkpoint already, which this save replaces when it commits. Pass "
-            "overwrite=False to have this refused, overwrite=True to say that it is meant.",
-            stacklevel=2,
-        )
+        if not self._means_to_overwrite:
+            warnings.warn(
+                f"{self.path} holds a checkpoint already, which this save replaces when it commits. Pass "
+                "overwrite=False to have this refused, overwrite=True to say that it is meant.",
+                stacklevel=2,
+            )
         if self._commits:
             target = self._metadata_object
             self._replaced = self._fs.store.start(lambda engine: replaced_data(engine, found, target))

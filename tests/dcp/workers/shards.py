@@ -98,9 +98,9 @@ def load(mesh: DeviceMesh, uri: str, options: dict[str, Any]) -> None:
     assert state["step"] == 5
 
 
-def part(mesh: DeviceMesh) -> dict[str, Any]:
+def part(mesh: DeviceMesh, add: float = 0.0) -> dict[str, Any]:
     """One tensor, of which every rank writes and reads its own object only."""
-    return {"wide": distribute_tensor(tensor("wide"), mesh, [Shard(1)])}
+    return {"wide": distribute_tensor(tensor("wide") + add, mesh, [Shard(1)])}
 
 
 def fail_together(mesh: DeviceMesh, uri: str, options: dict[str, Any]) -> None:
@@ -120,8 +120,8 @@ def fail_together(mesh: DeviceMesh, uri: str, options: dict[str, Any]) -> None:
     assert all(word in str(failures[0]) for word in ("rank 1", "AccessDenied", "__1_0.distcp")), failures[0]
 
 
-def save_part(mesh: DeviceMesh, uri: str, _: dict[str, Any]) -> None:
-    dcp.save(part(mesh), storage_writer=S3StorageWriter("us-east-1", uri))
+def save_part(mesh: DeviceMesh, uri: str, options: dict[str, Any]) -> None:
+    dcp.save(part(mesh, **options), storage_writer=S3StorageWriter("us-east-1", uri))
 
 
 VERBS: dict[str, Verb] = {"save": save, "load": load, "save part": save_part, "fail together": fail_together}

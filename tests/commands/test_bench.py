@@ -25,6 +25,13 @@ def test_on_a_local_endpoint(aiockpt: Run) -> None:
     assert dict(os.environ) == before
 
 
+def test_a_failure_is_one_line(aiockpt: Run, local: Place) -> None:
+    result = aiockpt("bench", "s3://no-such-bucket-of-ours/x", "--size-gb", "0.001")
+    assert result.exit_code == 3
+    assert "NoSuchBucket" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_usage(aiockpt: Run) -> None:
     assert aiockpt("bench", "--rounds", "0").exit_code == 2
     assert aiockpt("bench", "--size-gb", "0").exit_code == 2

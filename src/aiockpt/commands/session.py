@@ -90,7 +90,7 @@ _SHARED = (
     click.Option(["--profile"], help="An AWS profile."),
     click.Option(["--no-sign-request"], is_flag=True, help="Anonymous requests."),
     click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON document."),
-    click.Option(["-q", "--quiet"], is_flag=True, help="No progress, no messages: errors only."),
+    click.Option(["-q", "--quiet"], is_flag=True, help="No progress, no messages: the result, and errors."),
     click.Option(["-v", "--verbose"], count=True, help="Log more; twice: every attempt. Tracebacks of failures."),
 )
 

@@ -73,7 +73,7 @@ def end_of_pickle(data: bytes) -> int:
         if opcode == _STOP:
             return at + 1
         if opcode not in _ENDS:
-            raise MetadataError(f"the pickle has at {at} what no checkpoint's metadata need (0x{opcode:02x})")
+            raise MetadataError(f"damaged, or no checkpoint's metadata: the pickle has 0x{opcode:02x} at {at}")
         try:
             at = min(len(data), _ENDS[opcode](data, at + 1))
         except ValueError:

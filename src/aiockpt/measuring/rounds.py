@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed.checkpoint as dcp
 
+from aiockpt.awaitable.checkpoint_calls import own_errors
 from aiockpt.blocking.store import Store
 from aiockpt.dcp import S3StorageReader, S3StorageWriter
 from aiockpt.dcp.delete import delete_checkpoint
@@ -58,6 +59,7 @@ class Rounds:
 
         Raises:
             ChecksumMismatch: other bytes came back.
+            AiockptError: the save or load failed.
         """
         saved = self._timed(lambda: dcp.save(self._state, storage_writer=self._writer(), no_dist=True))
         try:
@@ -71,7 +73,7 @@ class Rounds:
 
     def _timed(self, work: Callable[[], object]) -> Sample:
         cpu_s, start_s = time.process_time(), time.perf_counter()
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), own_errors(alone=True):
             warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # it is meant to be
             work()
         return Sample(self._nbytes, time.perf_counter() - start_s, time.process_time() - cpu_s)

@@ -136,6 +136,10 @@ def test_an_endpoint_in_the_environment_is_checked_by_its_name(name: str, monkey
     with pytest.raises(ConfigError, match=f"{name} must be http://host or https://host, got '127.0.0.1:9000'"):
         S3ClientConfig().check()
     S3ClientConfig(endpoint_url="http://127.0.0.1:9000").check()  # counts instead
+    monkeypatch.setenv(name, "me:very-secret@host")
+    with pytest.raises(ConfigError, match=f"{name} must not hold") as caught:
+        S3ClientConfig().check()
+    assert "very-secret" not in str(caught.value)
 
 
 def test_proxies(monkeypatch: pytest.MonkeyPatch) -> None:

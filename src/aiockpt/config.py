@@ -149,6 +149,8 @@ class S3ClientConfig:
 
     def _check_endpoint_url(self) -> None:
         for name, url in self._endpoint_urls():
+            if "@" in url:
+                raise ConfigError(f"{name} must not hold a user name or password: they would be in every message")
             parts = urlsplit(url)
             if parts.scheme not in {"http", "https"} or not parts.hostname:
                 raise ConfigError(f"{name} must be http://host or https://host, got {url!r}")

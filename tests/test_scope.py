@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 
 import pytest
 
@@ -85,3 +86,20 @@ def test_a_scope_is_its_threads() -> None:
 def test_a_session_of_no_scope() -> None:
     with session():
         pass
+
+
+def test_what_the_garbage_collector_closes_may_end_its_session_at_any_moment() -> None:
+    """On a thread that is in the midst of the scope's own doing."""
+    scope = Scope()
+    with ExitStack() as stream:
+        stream.enter_context(scope.session())
+
+        class Collected(Member):
+            def __hash__(self) -> int:  # asked for where the scope notes it: where the collector may come, too
+                stream.close()
+                return 0
+
+        adding = threading.Thread(target=scope.add, args=[Collected()], daemon=True)
+        adding.start()
+        adding.join(10)
+        assert not adding.is_alive()

@@ -32,7 +32,7 @@ class Scope:
         self._members: set[Cancellable] = set()
         self._sessions = 0
         self._cancelled = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may close a stream of ours while we hold it
 
     @property
     def cancelled(self) -> bool:

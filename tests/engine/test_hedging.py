@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import Context, ContextVar
 from typing import cast
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from aiockpt.config import S3ClientConfig
 from aiockpt.engine.download import Download, DownloadStats, Job, Read
 from aiockpt.engine.engine import Engine
-from aiockpt.engine.hedging import Race
+from aiockpt.engine.hedging import Hedging, Race
 from aiockpt.errors import AiockptError, NotFound, ObjectChanged, ReadError, Throttled
 from aiockpt.model import ByteRange, KiB, ObjectId
 from aiockpt.s3.bulk import Bulk, Pin, RangeTransfer
@@ -447,3 +448,33 @@ async def test_a_bug_in_a_hedge_is_told() -> None:
     go.set()
     with pytest.raises(LookupError, match="bug"):
         await task
+
+
+async def test_what_broke_behind_its_last_byte_is_not_asked_for_again() -> None:
+    """There is nothing left to ask for: a chunked body may lack its end, and no range is empty in HTTP."""
+    bulk = ScriptedBulk(fails(ReadError("broke"), nbytes=10))
+    transfer = RangeTransfer(ByteRange(0, 10), Guarded(10).landing(), Pin("etag"))
+    hedging = Hedging(0.0, lambda *_: None)
+    source = ObjectId("bucket", "key")
+    with pytest.raises(ReadError, match="broke"):
+        await hedging.get(cast("Bulk", bulk), source, transfer, DownloadStats())
+    await hedging.get(cast("Bulk", bulk), source, transfer, DownloadStats())
+    assert not transfer.landing.remaining
+
+
+async def test_a_hedge_belongs_to_the_load_of_its_request() -> None:
+    """And not to the load whose request the timer was set for."""
+    load: ContextVar[str] = ContextVar("load")
+    seen: list[str] = []
+
+    async def looks(transfer: RangeTransfer) -> None:
+        seen.append(load.get("another"))
+        await lands()(transfer)
+
+    load.set("this")
+    scene = Scene(hangs, looks)
+    racing = asyncio.ensure_future(scene.race.run())
+    await asyncio.sleep(0)
+    Context().run(scene.race.hedge)
+    await racing
+    assert seen == ["this"]

@@ -153,6 +153,21 @@ async def test_a_transport_that_encrypts_is_given_pieces_and_only_while_it_has_r
     assert not await outlet.send([b"more"], never())
 
 
+@pytest.mark.parametrize("how", ["answered", "closed"])
+async def test_a_transport_that_has_no_room_is_not_waited_for_once_it_does_not_matter(how: str) -> None:
+    """A server that answers early and reads no more would keep us waiting for as long as it likes."""
+    outlet, until = TransportOutlet(cast("asyncio.Transport", Encrypting())), never()
+    outlet.pause()
+    sending = asyncio.ensure_future(outlet.send([memoryview(bytes(MiB))], until))
+    await asyncio.sleep(0)
+    if how == "answered":
+        until.set_result(None)
+    else:
+        outlet.close()
+    assert not await sending
+    assert outlet.holds_memory == (how == "answered")
+
+
 async def test_only_plain_connections_send_on_their_socket() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:

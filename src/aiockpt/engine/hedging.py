@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Protocol
 
 import anyio
@@ -58,8 +59,11 @@ class Hedging:
     async def get(self, bulk: Bulk, source: ObjectId, transfer: RangeTransfer, stats: CountsHedges) -> None:
         """One attempt to land the rest of a range, by one request or two; see ``Bulk.get``.
 
-        After it has ended, however, none of them writes to the transfer's memory.
+        After it has ended, however, none of them writes to the transfer's memory. Nothing is asked for if nothing is
+        missing: an attempt may break when all bytes have come, but not yet the end of their framing.
         """
+        if not transfer.landing.remaining:
+            return
         loop = asyncio.get_running_loop()
         race = Race(bulk, source, transfer, stats, self._on_failure)
         flight = self._control.begin(len(transfer.rest), race.landed, loop.time())
@@ -111,6 +115,7 @@ class Race:
         self._stats = stats
         self._on_failure = on_failure
         self._landed_before = transfer.landing.landed
+        self._context = copy_context()  # of the load, for the hedge, which the timer begins
         self._original = anyio.CancelScope()
         self._second: RangeTransfer | None = None
         self._hedge: asyncio.Task[None] | None = None
@@ -137,7 +142,9 @@ class Race:
         logger.debug("%s: hedged after %d of %d bytes", self._source, self.landed(), len(self._transfer.span))
         self._stats.hedges += 1
         self._second = self._transfer.hedge()
-        self._hedge = asyncio.get_running_loop().create_task(self._run_hedge(self._second))
+        self._hedge = asyncio.get_running_loop().create_task(
+            self._run_hedge(self._second), context=self._context
+        )
 
     async def _run_hedge(self, second: RangeTransfer) -> None:
         landed_before = second.landing.landed

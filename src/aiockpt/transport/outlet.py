@@ -172,12 +172,16 @@ class TransportOutlet:
         self._closed = False
 
     async def send(self, views: Sequence[Octets], until: asyncio.Future[Any]) -> bool:  # noqa: D102  # Outlet's
-        for piece in _pieces(views):
-            if until.done() or self._closed:
-                return False
-            self._given_bytes += len(piece)
-            self._transport.write(piece)
-            await self._room.wait()
+        until.add_done_callback(self._give_up)
+        try:
+            for piece in _pieces(views):
+                if until.done() or self._closed:
+                    return False
+                self._given_bytes += len(piece)
+                self._transport.write(piece)
+                await self._room.wait()
+        finally:
+            until.remove_done_callback(self._give_up)
         return True
 
     @property
@@ -197,6 +201,9 @@ class TransportOutlet:
     def close(self) -> None:  # noqa: D102  # Outlet's
         self._closed = True
         self._room.set()
+
+    def _give_up(self, _: object) -> None:
+        self._room.set()  # that a peer which has answered may never make: what it has not taken is not sent any more
 
 
 def _pieces(views: Sequence[Octets]) -> Iterator[Octets]:

@@ -52,6 +52,17 @@ def test_a_turn_that_is_given_up() -> None:
     assert takes(Turn(first))
 
 
+def test_a_turn_that_is_given_up_before_it_was_taken_lets_nobody_overtake() -> None:
+    first = Turn()
+    second = Turn(first)
+    third = Turn(second)
+    assert takes(first)
+    second.give_up()
+    assert not takes(third)
+    first.give_up()
+    assert takes(Turn(second))
+
+
 def test_each_group_has_its_own(group: dist.ProcessGroup) -> None:
     default = next_turn(None, no_dist=False)
     own = next_turn(group, no_dist=False)

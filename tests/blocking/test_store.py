@@ -166,3 +166,41 @@ def test_a_forked_child_builds_its_own(local_endpoint: LocalEndpoint, local_buck
         local_bucket,
     )
     assert_quiet(done)
+
+
+def test_what_a_forked_child_has_of_its_parent_fails_at_once(local_endpoint: LocalEndpoint, local_bucket: str) -> None:
+    """A stream whose next chunk has not come, and a writer that waits for staging memory, would wait for ever."""
+    local_endpoint.add_fault(Fault(FaultKind.STALL, "GetObject", count=None, after_bytes=0))
+    local_endpoint.add_fault(Fault(FaultKind.LATE, "UploadPart", skip=20, count=None, delay_s=60))
+    done = script(
+        """
+        from aiockpt.errors import ClosedError
+        target = ObjectId(bucket, "key")
+        store.put(target, bytes(100 * MiB))
+        stream = ObjectStream(store, target)
+        reading = threading.Thread(target=lambda: next(stream, None), daemon=True)
+        reading.start()
+        while len(stream._ahead) < 8:
+            time.sleep(0.001)
+        small = Store(store.config.merged(memory_bytes=16 * MiB))
+        writer = S3Writer(small, ObjectId(bucket, "written"))
+        writer.write(bytes(12 * MiB))
+        child = os.fork()
+        if not child:
+            for use in (lambda: next(stream), lambda: writer.write(bytes(64 * MiB))):
+                try:
+                    use()
+                except ClosedError as error:
+                    assert "forked" in str(error)
+                else:
+                    os._exit(1)
+            os._exit(7)
+        status = os.waitpid(child, 0)[1]
+        print(status >> 8)
+        sys.stdout.flush()
+        os._exit(0)
+        """,
+        local_endpoint,
+        local_bucket,
+    )
+    assert done.stdout == "7\n", done.stderr

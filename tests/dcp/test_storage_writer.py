@@ -135,6 +135,13 @@ def save_fails(place: Place, state: dict[str, Any], **kwargs: Any) -> BaseExcept
     return failure(caught.value)
 
 
+@pytest.mark.parametrize("tensor", [torch.eye(300).to_sparse(), torch.empty(3, device="meta")], ids=["sparse", "meta"])
+def test_tensors_without_dense_elements_are_refused_by_name(local: Place, tensor: torch.Tensor) -> None:
+    error = save_fails(local, {"dense": torch.ones(3), "odd": tensor})
+    assert isinstance(error, ValueError)
+    assert "'odd'" in str(error)
+
+
 @pytest.mark.parametrize("single_file_per_rank", [True, False])
 @pytest.mark.parametrize("form", SerializationFormat)
 def test_a_failing_planner_is_what_is_raised_and_nothing_is_left(

@@ -253,6 +253,16 @@ def test_a_target_of_another_shape_is_refused_before_anything_is_written_to_it(s
     assert not planner.targets["w"].any()
 
 
+@pytest.mark.parametrize("shape", [(3, 5), (300, 500)])
+def test_a_sparse_target_is_refused(shape: tuple[int, int]) -> None:
+    """To copy into it would change nothing that the caller has, and say nothing of it."""
+    stored = Stored()
+    item = stored.add("w", torch.ones(shape))
+    planner = Targets(w=torch.zeros(shape).to_sparse())
+    with pytest.raises(TargetMismatch, match=r"'w'.*sparse"):
+        stored.serve(list(load._tasks(planner.loading, [item])))
+
+
 @pytest.mark.parametrize("kind", ["small", "large", "large transposed"])
 def test_damage_around_the_elements_does_not_hide_damage_in_them(kind: str) -> None:
     """Python's zipfile refuses such archives, torch's reader does not, nor does it look at CRC32s."""

@@ -34,8 +34,10 @@ class Turn:
         self.give_up()
 
     def wait(self) -> None:
-        """Wait, blocking this thread, until it is over."""
+        """Wait, blocking this thread, until it is over, and if it was given up before it was taken, those before it."""
         self._over.wait()
+        if (before := self._before) is not None:
+            before.wait()
 
     def give_up(self) -> None:
         """Let the next one in, also if this turn was never entered."""

@@ -69,6 +69,8 @@ class BlockingDownload:
         Raises:
             the failure of the download.
         """
+        if self._call.done and self._done.empty():  # in a forked child, where nobody is left to tell that it has ended
+            self._call.result()
         job = self._done.get()
         if job is None:  # the download has failed or was cancelled: nobody has called finish
             self._done.put(None)  # for who asks again

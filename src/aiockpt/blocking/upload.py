@@ -63,8 +63,8 @@ class BlockingUpload:
 
     def reserve(self, nbytes: int) -> None:
         """Wait until ``nbytes`` more may be staged."""
+        self.raise_if_failed()  # first: in a forked child nothing would be freed
         self._staging.reserve(nbytes)
-        self.raise_if_failed()
 
     def raise_if_failed(self) -> None:
         """Raise the upload's failure if there is one: nothing written from now on would arrive."""

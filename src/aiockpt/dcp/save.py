@@ -104,6 +104,7 @@ class SavePipeline:
 
         Raises:
             S3Exception: an object could not be written; whatever was begun has been aborted.
+            ValueError: a tensor is sparse, or has no elements.
         """
         results: list[WriteResult] = []
         sized = [(file, file.estimated_nbytes()) for file in files]
@@ -186,7 +187,19 @@ class SavePipeline:
         return [_result(item, file, start, start + _item_nbytes(item), proofs[item.index.fqn]) for item in items]
 
     def _resolve(self, item: WriteItem) -> torch.Tensor:
-        return cast("torch.Tensor", self._planner.resolve_data(item)).detach()
+        """The tensor to be written.
+
+        Raises:
+            ValueError: it has no elements that lie in memory side by side.
+        """
+        tensor = cast("torch.Tensor", self._planner.resolve_data(item)).detach()
+        if tensor.layout is not torch.strided or tensor.is_meta:
+            kind = "meta" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
+            raise ValueError(
+                f"{item.index.fqn!r} is a {kind} tensor, which DCP cannot write: give it a dense one, of its indices "
+                "and values or with to_dense()"
+            )
+        return tensor
 
 
 def _write_framed(writer: ObjectWriter, tensor: torch.Tensor, proof: ProofWriter | None) -> None:
@@ -224,8 +237,7 @@ def _write_blocks(writer: ObjectWriter, tensor: torch.Tensor, proof: ProofWriter
 def _standalone(tensor: torch.Tensor) -> torch.Tensor:
     """On the CPU and without the rest of a larger storage, which torch.save would write, too."""
     tensor = tensor.cpu()
-    is_view = tensor.layout is torch.strided and tensor.untyped_storage().nbytes() != tensor.nbytes
-    return tensor.clone() if is_view else tensor
+    return tensor.clone() if tensor.untyped_storage().nbytes() != tensor.nbytes else tensor
 
 
 def _safetensors_metadata(items: Sequence[WriteItem]) -> dict[str, str]:

@@ -103,9 +103,11 @@ def target_of(loading: Loading, item: StoredItem) -> torch.Tensor:
     """The tensor that the item fills, as the planner gives it.
 
     Raises:
-        TargetMismatch: it has another shape than what is stored for it.
+        TargetMismatch: it has another shape than what is stored for it, or is sparse.
     """
     target = loading.planner.resolve_tensor(item.read).detach()
+    if target.layout is not torch.strided:  # ``copy_`` would fill no more than this detached one
+        raise TargetMismatch(f"{item}: the target is sparse: give a dense one, and make a sparse one of it afterwards")
     if target.size() != item.read.lengths:
         raise TargetMismatch(
             f"{item}: {tuple(item.read.lengths)} is stored for a target of shape {tuple(target.size())}: give the "

@@ -142,9 +142,7 @@ class Race:
         logger.debug("%s: hedged after %d of %d bytes", self._source, self.landed(), len(self._transfer.span))
         self._stats.hedges += 1
         self._second = self._transfer.hedge()
-        self._hedge = asyncio.get_running_loop().create_task(
-            self._run_hedge(self._second), context=self._context
-        )
+        self._hedge = asyncio.get_running_loop().create_task(self._run_hedge(self._second), context=self._context)
 
     async def _run_hedge(self, second: RangeTransfer) -> None:
         landed_before = second.landing.landed

@@ -112,6 +112,9 @@ ROWS = [
     Row("Content-Length too small, one answer", UNHARMED, NONE, one(FaultKind.WRONG_LENGTH, length_error=-1)),
     Row("200 and the whole object for a range, once", UNHARMED, NONE, one(FaultKind.WHOLE_OBJECT)),
     Row("200 and the whole object for a range, every time", "RemoteProtocolError", NONE, every(FaultKind.WHOLE_OBJECT)),
+    Row("200 and just the range, every time", UNHARMED, NONE, every(FaultKind.BARE_RANGE)),
+    Row("the whole object's checksum with each range", UNHARMED, NONE, every(FaultKind.WHOLE_CHECKSUM)),
+    Row("bodies in chunks refused", NONE, UNHARMED, every(FaultKind.REFUSE_CHUNKED)),
     Row(
         "an error inside a 200, once",
         NONE,
@@ -127,5 +130,7 @@ ROWS = [
     Row("answers lost, a quarter", UNHARMED, UNHARMED, some(FaultKind.LOST_REPLY)),
     Row("the answer to a Complete lost", NONE, UNHARMED, first(FaultKind.LOST_REPLY, "CompleteMultipartUpload")),
     Row("conditions ignored", UNHARMED, UNHARMED, every(FaultKind.IGNORE_CONDITIONS)),
+    Row("weak ETags", UNHARMED, UNHARMED, every(FaultKind.WEAK_ETAG)),
+    Row("checksums ignored", UNHARMED, UNHARMED, every(FaultKind.IGNORE_CHECKSUMS)),
     Row("no ETags", UNHARMED, "RemoteProtocolError", every(FaultKind.EMPTY_ETAG)),
 ]

@@ -202,6 +202,19 @@ def test_bits_flipped_on_the_way_are_fetched_again(
     assert local_endpoint.stats().faults == 1
 
 
+def test_bits_flipped_on_the_way_to_a_store_that_compares_nothing(local: Place, local_endpoint: LocalEndpoint) -> None:
+    """The archive's own CRC32 is the proof that always holds."""
+    local_endpoint.add_fault(Fault(FaultKind.IGNORE_CHECKSUMS, count=None))
+    local_endpoint.add_fault(Fault(FaultKind.FLIP_BIT, "UploadPart", after_bytes=2_000_000))
+    state = {"w": torch.ones(2500, 1000)}
+    local.save(state)
+    with pytest.raises(CheckpointException) as caught:
+        local.load(emptied(state))
+    error = failure(caught.value)
+    assert isinstance(error, ChecksumMismatch)
+    assert all(word in str(error) for word in ("'w'", local.uri("ckpt/__0_0.distcp")))
+
+
 @pytest.mark.parametrize("shape", [(400, 500), (30, 40)], ids=["large", "small"])
 def test_bits_flipped_at_rest_name_tensor_object_and_place(
     local: Place, local_endpoint: LocalEndpoint, shape: tuple[int, int]

@@ -18,8 +18,9 @@ from aiockpt.config import S3ClientConfig
 from aiockpt.dcp.delete import contents_of
 from aiockpt.dcp.sweep import sweep
 from aiockpt.engine.engine import Engine
-from aiockpt.errors import PreconditionFailed
+from aiockpt.errors import IntegrityError, MetadataError, NotFound, PreconditionFailed
 from aiockpt.model import MiB, ObjectId
+from aiockpt.testing import Fault, FaultKind, LocalEndpoint
 from dcp.checkpoints import Place, StateDict, emptied, failure
 
 #: More requests than a save makes; the test ends with the first save that is not held.
@@ -40,6 +41,13 @@ def loaded(place: Place) -> int:
     target = place.load(emptied(state(0)))
     (value,) = {int(bound) for tensor in target.values() for bound in (tensor.min(), tensor.max())}
     return value
+
+
+def loaded_or_error(place: Place) -> int | BaseException:
+    try:
+        return loaded(place)
+    except CheckpointException as error:
+        return failure(error)
 
 
 class Gate:
@@ -149,3 +157,28 @@ def test_one_wins_wherever_the_other_is(local: Place, overwrite: bool) -> None:
     assert both[1:] == sorted(both[1:])  # from its commit on the early one has won, too, and was replaced
     assert both.count(False) >= 6
     assert not held
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_store_that_ignores_conditions_shows_what_was_mixed(
+    local: Place, local_endpoint: LocalEndpoint, overwrite: bool
+) -> None:
+    """Nobody can be refused there; what one overwrote of the other is an error when it is loaded, and never weights."""
+    local_endpoint.add_fault(Fault(FaultKind.IGNORE_CONDITIONS, count=None))
+    mixed = 0
+    for request in range(MAX_REQUESTS):
+        if overwrite:
+            local.save(state(100), overwrite=True, **OPTIONS)
+        with held_at(request, local, 2 * request + 1) as (early, held):
+            late = Writer(local, 2 * request + 2)
+            assert late.ended(30)
+        assert early.error is late.error is None
+        found = loaded_or_error(local)
+        assert found in {early.value, late.value} or isinstance(found, IntegrityError | MetadataError | NotFound)
+        mixed += not isinstance(found, int)
+        if not held:
+            break
+        there = local.keys()
+        local.client.delete_objects(Bucket=local.bucket, Delete={"Objects": [{"Key": key} for key in there]})
+    assert not held
+    assert mixed < MAX_REQUESTS // 2

@@ -30,6 +30,7 @@ from aiockpt.errors import (
 from aiockpt.model import ANYTHING, NOTHING, ByteRange, ObjectId, Replaces
 from aiockpt.s3.bulk import Bulk, DirectBulk, Payload, Pin, RangeTransfer, check_range_answer
 from aiockpt.s3.client import S3Client
+from aiockpt.s3.control import UploadedPart
 from aiockpt.s3.failures import WrongRegion
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
 from aiockpt.transport import connection
@@ -144,6 +145,28 @@ async def test_the_whole_object_where_a_range_was_asked_for(
         assert part.untouched
 
 
+@pytest.mark.parametrize("kind", [FaultKind.BARE_RANGE, FaultKind.WHOLE_CHECKSUM])
+async def test_ranges_as_sloppy_stores_answer_them(
+    bulk: Bulk, local_bucket: str, local_endpoint: LocalEndpoint, kind: FaultKind
+) -> None:
+    target = ObjectId(local_bucket, "key")
+    await bulk.put(target, payload(DATA), ANYTHING)
+    local_endpoint.add_fault(Fault(kind, "GetObject", count=None))
+    memory = Guarded(5000)
+    await bulk.get(target, transfer(memory, 100))
+    assert memory.view == DATA[100:5100]
+    assert memory.intact
+    assert local_endpoint.stats().faults == 1
+
+
+async def test_bodies_do_not_come_in_chunks(bulk: Bulk, local_bucket: str, local_endpoint: LocalEndpoint) -> None:
+    """With a length, and checksums in headers: several stores take nothing else, or store the chunks' framing."""
+    local_endpoint.add_fault(Fault(FaultKind.REFUSE_CHUNKED, count=None))
+    target = ObjectId(local_bucket, "key")
+    await bulk.put(target, payload(DATA), ANYTHING)
+    assert (await bulk.get_whole(target))[0] == DATA
+
+
 async def test_missing(bulk: Bulk, local_bucket: str) -> None:
     with pytest.raises(NotFound) as failure:
         await bulk.get_whole(ObjectId(local_bucket, "missing"))
@@ -180,6 +203,17 @@ async def test_parts(bulk: Bulk, client: S3Client, local_bucket: str) -> None:
     with pytest.raises(NotFound):
         await bulk.upload_part(target, "no-such-upload", 1, payload(DATA))
     await client.control.abort_upload(target, upload_id)
+
+
+async def test_parts_whose_etags_a_proxy_made_weak(
+    bulk: Bulk, client: S3Client, local_bucket: str, local_endpoint: LocalEndpoint
+) -> None:
+    target = ObjectId(local_bucket, "parts")
+    upload_id = await client.control.create_upload(target, checksums=True)
+    local_endpoint.add_fault(Fault(FaultKind.WEAK_ETAG, "UploadPart"))
+    etag = await bulk.upload_part(target, upload_id, 1, payload(DATA))
+    await client.control.complete_upload(target, upload_id, [UploadedPart(1, etag)], crc32=crc32(DATA))
+    assert (await bulk.get_whole(target))[0] == DATA
 
 
 @pytest.mark.parametrize(

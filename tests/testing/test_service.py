@@ -57,6 +57,45 @@ def test_an_error_comes_instead_of_the_operation(state: State) -> None:
     assert state.store.keys("b") == []
 
 
+def disturbed(kind: FaultKind) -> Disturbance:
+    return Disturbance([Fault(kind)])
+
+
+def test_ranges_as_sloppy_stores_answer_them(state: State) -> None:
+    crc32 = {"x-amz-checksum-crc32": "j+YomQ=="}  # of the two bytes
+    perform(state, "PutObject", request("PUT", crc32, b"xy"), CALM)
+    asked = request("GET", {"range": "bytes=1-1"})
+    bare = perform(state, "GetObject", asked, disturbed(FaultKind.BARE_RANGE))
+    assert (bare.status, bare.body.to_bytes(), "Content-Range" in bare.headers) == (200, b"y", False)
+    with_checksum = perform(state, "GetObject", asked, disturbed(FaultKind.WHOLE_CHECKSUM))
+    assert (with_checksum.status, with_checksum.body.to_bytes()) == (206, b"y")
+    assert crc32.items() <= with_checksum.headers.items()
+
+
+def test_checksums_are_ignored(state: State) -> None:
+    wrong = request("PUT", {"x-amz-checksum-crc32": "AAAAAA=="}, b"xy")
+    with pytest.raises(Refusal, match="BadDigest"):
+        perform(state, "PutObject", wrong, CALM)
+    assert perform(state, "PutObject", wrong, disturbed(FaultKind.IGNORE_CHECKSUMS)).status == 200
+    assert state.require("b", "k").checksums == {}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"transfer-encoding": "chunked"},
+        {"content-encoding": "aws-chunked"},
+        {"x-amz-trailer": "x-amz-checksum-crc32"},
+        {"x-amz-content-sha256": "STREAMING-UNSIGNED-PAYLOAD-TRAILER"},
+    ],
+)
+def test_bodies_in_chunks_are_refused(state: State, header: dict[str, str]) -> None:
+    fault = disturbed(FaultKind.REFUSE_CHUNKED)
+    with pytest.raises(Refusal, match="411"):
+        perform(state, "PutObject", request("PUT", header, b"x"), fault)
+    assert perform(state, "PutObject", request("PUT", body=b"x"), fault).status == 200
+
+
 def test_a_refused_head_has_no_body() -> None:
     refusal = Refusal("NoSuchKey", headers={"X": "y"})
     answer = refused(refusal, request("GET"), "id")

@@ -16,8 +16,13 @@ from aiockpt.wire.s3 import (
     parse_content_range,
     parse_crc32_header,
     parse_error,
+    part_etag,
     range_header,
 )
+
+
+def test_the_etag_of_a_part_is_the_services_own() -> None:
+    assert part_etag('W/"abc"') == part_etag('"abc"') == '"abc"'
 
 
 def test_range_header_has_an_inclusive_end() -> None:

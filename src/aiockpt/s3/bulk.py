@@ -44,6 +44,7 @@ from aiockpt.wire.s3 import (
     parse_content_range,
     parse_crc32_header,
     parse_error,
+    part_etag,
     range_header,
 )
 
@@ -204,7 +205,7 @@ class DirectBulk:
         etag = response.head.headers.get("etag")
         if not etag:
             raise _nonsense(response, f"PUT part {number} of", target, "the answer has no ETag")
-        return etag
+        return part_etag(etag)
 
     def _payload_headers(self, payload: Payload) -> dict[str, str]:
         headers = {"Content-Length": str(payload.nbytes)}

@@ -15,7 +15,7 @@ from aiockpt.s3.bulk import Payload, RangeTransfer, check_range_answer, range_re
 from aiockpt.s3.failures import answered
 from aiockpt.s3.session import Session
 from aiockpt.wire.http1 import ResponseHead
-from aiockpt.wire.s3 import bare_etag, crc32_header, if_match, range_header
+from aiockpt.wire.s3 import bare_etag, crc32_header, if_match, part_etag, range_header
 
 
 class ClientBulk:
@@ -76,7 +76,7 @@ class ClientBulk:
                 **self._checksum(payload),
                 **request_arguments(self._config),
             )
-        return str(answer["ETag"])
+        return part_etag(str(answer["ETag"]))
 
 
 def _head_of(answer: dict[str, Any]) -> ResponseHead:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import http
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from aiockpt.testing import buckets, multipart, objects
 from aiockpt.testing.answers import Answer, Refusal, document
-from aiockpt.testing.checksums import verify
+from aiockpt.testing.checksums import checksum_headers, verify
 from aiockpt.testing.content import Content
 from aiockpt.testing.documents import error
 from aiockpt.testing.faults import Disturbance, FaultKind
@@ -47,6 +48,14 @@ _ETAG_ELEMENT = re.compile(rb"<ETag>[^<]*</ETag>")
 #: Here the checksum headers are about the object, not about the request's body.
 _ABOUT_OBJECT = "CompleteMultipartUpload"
 _CHECKSUM_HEADERS = frozenset(f"x-amz-checksum-{name}" for name in ("crc32", "crc32c", "crc64nvme", "sha1", "sha256"))
+
+
+#: What a fault makes the service overlook.
+_IGNORED = {
+    FaultKind.IGNORE_CONDITIONS: CONDITIONS,
+    FaultKind.IGNORE_CHECKSUMS: _CHECKSUM_HEADERS,
+    FaultKind.WHOLE_OBJECT: frozenset({"range"}),
+}
 
 
 @dataclass(slots=True)
@@ -91,15 +100,37 @@ def perform(state: State, operation: str, request: Request, disturbance: Disturb
         raise Refusal(fault.code, status=fault.status, headers=retry_after)
     if fault := disturbance.get(FaultKind.ERROR_IN_200):
         return document(error(Refusal(fault.code), request.path, "0"))
-    about_body = request.without(_CHECKSUM_HEADERS) if operation == _ABOUT_OBJECT else request
-    verify(request.content, about_body.headers)
-    if disturbance.get(FaultKind.IGNORE_CONDITIONS):
-        request = request.without(CONDITIONS)
-    if disturbance.get(FaultKind.WHOLE_OBJECT):
-        request = request.without(frozenset({"range"}))
-    answer = OPERATIONS[operation](state, request)
-    if disturbance.get(FaultKind.WEAK_ETAG) and "ETag" in answer.headers:
-        answer = replace(answer, headers={**answer.headers, "ETag": f"W/{answer.headers['ETag']}"})
+    if disturbance.get(FaultKind.REFUSE_CHUNKED) and _is_chunked(request):
+        raise Refusal("MissingContentLength")
+    if not disturbance.get(FaultKind.IGNORE_CHECKSUMS):
+        about_body = request.without(_CHECKSUM_HEADERS) if operation == _ABOUT_OBJECT else request
+        verify(request.content, about_body.headers)
+    for kind, headers in _IGNORED.items():
+        if disturbance.get(kind):
+            request = request.without(headers)
+    return _disturbed(state, request, OPERATIONS[operation](state, request), disturbance)
+
+
+def _is_chunked(request: Request) -> bool:
+    """Whether the body came in chunks, HTTP's or S3's."""
+    encodings = f"{request.header('transfer-encoding')},{request.header('content-encoding')}"
+    streams = request.header("x-amz-content-sha256").startswith("STREAMING-")
+    return "chunked" in encodings or streams or "x-amz-trailer" in request.headers
+
+
+def _disturbed(state: State, request: Request, answer: Answer, disturbance: Disturbance) -> Answer:
+    """An answer as its faults let it be."""
+    headers = dict(answer.headers)
+    is_range = answer.status == http.HTTPStatus.PARTIAL_CONTENT
+    if is_range and disturbance.get(FaultKind.WHOLE_CHECKSUM):
+        stored = state.require(request.bucket, request.key)
+        headers |= checksum_headers(stored.checksums, stored.checksum_type)
+    if disturbance.get(FaultKind.WEAK_ETAG) and "ETag" in headers:
+        headers["ETag"] = f"W/{headers['ETag']}"
+    answer = replace(answer, headers=headers)
+    if is_range and disturbance.get(FaultKind.BARE_RANGE):
+        del headers["Content-Range"]
+        answer = replace(answer, status=200)
     return _without_etag(answer) if disturbance.get(FaultKind.EMPTY_ETAG) else answer
 
 

@@ -94,6 +94,11 @@ def bare_etag(value: object) -> str:
     return text if text.startswith(_WEAK) else text.strip('"')
 
 
+def part_etag(header: str) -> str:
+    """A part's ETag for the completion of its upload: a mark that it is weak is a proxy's, and the service has none."""
+    return header.removeprefix(_WEAK)
+
+
 def if_match(etag: str) -> str:
     """The value of an ``If-Match`` header for a bare ETag; ``""``: there is none to send.
 

@@ -150,6 +150,15 @@ def test_no_checkpoint(foreign: Place) -> None:
     assert "no complete checkpoint" in str(error)
 
 
+def test_no_uri(local: Place) -> None:
+    reader = S3StorageReader(local.server.region, "bucket/ckpt", **local.settings)
+    with pytest.raises(CheckpointException) as caught:
+        load(emptied(STATE), reader)
+    error = failure(caught.value)
+    assert isinstance(error, ValueError)
+    assert "Only s3:// URIs are supported, got 'bucket/ckpt/.metadata'" in str(error)
+
+
 def test_no_bucket(foreign: Place) -> None:
     missing = Place(foreign.server, "no-such-bucket-anywhere")
     error = load_fails(missing.reader())

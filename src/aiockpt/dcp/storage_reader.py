@@ -39,7 +39,7 @@ _RANDOM = random.SystemRandom()
 class UnreadableMetadata(Metadata):
     """Stands for metadata that could not be read: any use of it raises the reason."""
 
-    def __init__(self, error: AiockptError) -> None:
+    def __init__(self, error: Exception) -> None:
         self.error = error
 
     def __getattr__(self, name: str) -> NoReturn:
@@ -85,7 +85,7 @@ class S3StorageReader(FileSystemReader):
         self._allowed_metadata_types = tuple(allowed_metadata_types)
         self._window_bytes = WINDOW_BYTES
         self._metadata: Metadata | None = None
-        self._global_error: AiockptError | None = None
+        self._global_error: Exception | None = None
         self._said_unproven_of: object = None
         self._recording = Recording("load")
 
@@ -112,7 +112,7 @@ class S3StorageReader(FileSystemReader):
         rank = kwargs.get("rank")
         try:
             return self._read_metadata(rank)
-        except AiockptError as error:
+        except (AiockptError, ValueError) as error:  # ValueError: no s3:// URI
             if rank is not None:
                 return UnreadableMetadata(self._global_error or error)
             self._global_error = error

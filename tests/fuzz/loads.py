@@ -16,7 +16,7 @@ import torch
 
 from aiockpt.dcp import load
 from aiockpt.errors import AiockptError
-from dcp.test_tasks import Stored, Targets
+from dcp.stored import Stored, Targets
 
 #: Beside what torch itself has mapped when it has been imported.
 MEMORY_BYTES = 1 << 30

@@ -1,6 +1,6 @@
 """The load pipeline: DCP's read items become range reads that land in the tensors' own memory.
 
-Runs on the thread that called DCP. Each item goes one of these ways (see ``tasks`` for each):
+Runs on the thread that called DCP. Each item goes one of these ways (see ``tensor_load`` and ``whole_items``):
 
 - *direct*: payloads, or the wanted stretches of them, are fetched into the target's memory; head and tail of the
   archive come with them and prove place, dtype, shape and CRC32;
@@ -28,7 +28,9 @@ from aiockpt.archive.surprise import Surprise, require
 from aiockpt.archive.torchload import dimension_order, is_common_head, locate, predict
 from aiockpt.dcp.items import StoredItem
 from aiockpt.dcp.proof import is_row_major
-from aiockpt.dcp.tasks import BufferedItem, Loading, Task, TensorLoad, TogetherItems, target_of
+from aiockpt.dcp.tasks import Loading, Task, target_of
+from aiockpt.dcp.tensor_load import TensorLoad
+from aiockpt.dcp.whole_items import BufferedItem, TogetherItems
 from aiockpt.engine.budget import ByteBudget
 from aiockpt.engine.download import Job, Read
 from aiockpt.errors import ChecksumMismatch, MetadataError

@@ -1,0 +1,340 @@
+"""One tensor, fetched in stretches: into its own memory where that can be, through staging memory where not.
+
+The stretches are tasks of their own, in any order; with the last one the tensor is proved and committed, or fetched in
+another way. See ``tasks``.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+
+from aiockpt.archive.surprise import StridedPayload, Surprise, require
+from aiockpt.archive.torchload import confirm, is_common_head, order_of
+from aiockpt.archive.torchsave import storage_view
+from aiockpt.dcp.items import StoredItem
+from aiockpt.dcp.proof import Check
+from aiockpt.dcp.slices import Stretch, stretches
+from aiockpt.dcp.staging import host_memory
+from aiockpt.dcp.tasks import BLOCK_BYTES, Loading, Task, landable, lasting, mismatch, target_of
+from aiockpt.dcp.whole_items import BufferedItem
+from aiockpt.engine.download import Read
+from aiockpt.errors import ChecksumMismatch
+from aiockpt.model import ByteRange, KiB, ObjectId
+
+logger = logging.getLogger("aiockpt")
+
+#: What may follow the elements in an archive of one tensor. torch writes about 1 KiB; memory is made for it before the
+#: object has shown that it has so much.
+MAX_TAIL_BYTES = 64 * KiB
+
+
+class TensorLoad:
+    """One tensor, fetched in stretches: what lands in its memory directly, what is staged, and the proof of both.
+
+    Args:
+        loading: shared by the load.
+        item: what is stored.
+        payload_start: where its elements begin, in the object.
+        known_form: whether the archive is expected to be of the common form, whose head alone proves a slice.
+        order: the dimensions as they lie in memory, outermost first; None: row-major.
+        head: the archive up to its elements, if that is at hand.
+        second_try: whether this is one, after the CRC did not match.
+
+    Attributes:
+        item: what is stored.
+
+    Raises:
+        TargetMismatch: see ``target_of``.
+        Surprise: the item ends before its elements do, or long after.
+    """
+
+    def __init__(
+        self,
+        loading: Loading,
+        item: StoredItem,
+        payload_start: int,
+        *,
+        known_form: bool,
+        order: tuple[int, ...] | None = None,
+        head: bytes = b"",
+        second_try: bool = False,
+    ) -> None:
+        assert item.dtype is not None
+        self._loading = loading
+        self.item = item
+        self._dtype = item.dtype
+        self._known_form = known_form
+        self._second_try = second_try
+        self._order = order or tuple(range(len(item.shape)))
+        self._is_row_major = self._order == tuple(range(len(item.shape)))
+        self._target = target_of(loading, item)
+        self._laid = self._target.permute(self._order)  # as what is stored lies in memory
+        self._start = payload_start
+        payload_end = payload_start + item.payload_nbytes
+        wants_tail = not item.is_bare and (item.is_whole or not known_form)
+        self._head = _Surround(item.offset, payload_start if not item.is_bare else item.offset)
+        self._head.memory = memoryview(head)
+        self._tail = _Surround(payload_end, item.span.end if wants_tail else payload_end)
+        require(len(self._tail.span) <= MAX_TAIL_BYTES, "more follows the elements than an archive of one tensor has")
+        self._proof = item.proof(item.payload_nbytes) if loading.checksums else None
+        self._check = Check(self._proof)
+        self._edges: list[_Surround] = []
+        self._landing: list[Stretch] = []  # directly, in the target's memory
+        self._missing = 0
+
+    def tasks(self) -> list[Task]:
+        """What to do, to be done in any order."""
+        direct = landable(self._laid, self._dtype)
+        item = self.item
+        parts = list(
+            stretches(
+                self._ordered(item.shape),
+                self._ordered(item.read.storage_offsets),
+                self._ordered(item.read.lengths),
+                self._dtype.itemsize,
+                max_dense_bytes=None if direct else BLOCK_BYTES,
+                max_sparse_bytes=BLOCK_BYTES,
+            )
+        )
+        if not item.is_whole:
+            self._tell_choice(parts)
+        self._landing = [part for part in parts if direct and part.dense]
+        if self._proof is not None and not item.is_whole:
+            self._edges = [_Surround(*self._place(edge)) for edge in self._proof.edges(_runs(parts))]
+        staged = [part for part in parts if not (direct and part.dense)]
+        tasks = self._tasks_beside(staged) if self._landing else self._tasks_of(staged)
+        self._missing = len(tasks)
+        return tasks
+
+    def _ordered(self, sides: Sequence[int]) -> tuple[int, ...]:
+        return tuple([sides[dim] for dim in self._order])
+
+    def _tasks_beside(self, staged: Sequence[Stretch]) -> list[Task]:
+        """What surrounds the elements comes with those that land directly."""
+        return [_Direct(self, self._surrounds()), *(_Staged(self, part) for part in staged)]
+
+    def _tasks_of(self, staged: Sequence[Stretch]) -> list[Task]:
+        """What surrounds the elements comes with the stretch next to it.
+
+        Staged stretches wait for memory one by one: fetched before them, a head or tail would lie in the small gap
+        between two later reads, and be fetched again with it.
+        """
+        ends = [self._start + part.end for part in staged]
+        beside: list[list[_Surround]] = [[] for _ in staged]
+        for surround in self._surrounds():
+            beside[min(bisect_left(ends, surround.span.start), len(staged) - 1)].append(surround)
+        return [_Staged(self, part, around) for part, around in zip(staged, beside, strict=True)]
+
+    def _tell_choice(self, parts: Sequence[Stretch]) -> None:
+        """Which ranges a slice is fetched as."""
+        self._loading.recorder.sliced(len(parts))
+        if logger.isEnabledFor(logging.DEBUG):
+            wanted = math.prod(self.item.read.lengths) * self._dtype.itemsize
+            fetched = sum(part.nbytes for part in parts)
+            logger.debug(
+                "%s: a slice %s+%s of %s: %d bytes in %d ranges with %d bytes of gaps",
+                self.item,
+                tuple(self.item.read.storage_offsets),
+                tuple(self.item.read.lengths),
+                self.item.shape,
+                wanted,
+                len(parts),
+                fetched - wanted,
+            )
+
+    def _surrounds(self) -> list[_Surround]:
+        """What is still missing of the archive's head and tail, as far as they are needed, and of edges."""
+        around = (self._head, self._tail, *self._edges)
+        return [surround for surround in around if len(surround.memory) < len(surround.span)]
+
+    def direct_reads(self) -> Iterator[Read]:
+        """What lands in the target's memory."""
+        for part in self._landing:
+            yield self.read_of(part, self._memory_of(part))
+
+    def read_of(self, part: Stretch, into: memoryview) -> Read:
+        """A stretch of the payload."""
+        return Read(self.item.source, ByteRange(self._start + part.start, self._start + part.end), into)
+
+    def _place(self, span: ByteRange) -> tuple[int, int]:
+        """Where the object has these bytes of the payload."""
+        return self._start + span.start, self._start + span.end
+
+    def _memory_of(self, part: Stretch) -> memoryview:
+        """A dense stretch's place in the target's memory."""
+        return storage_view(self._laid[part.select])
+
+    def staging(self, part: Stretch) -> torch.Tensor:
+        """Memory for a staged stretch, as bytes."""
+        return host_memory(part.nbytes, pinned=self._target.is_cuda)
+
+    def copy(self, part: Stretch, staged: torch.Tensor) -> None:
+        """A staged stretch into the target; to CUDA on the current stream, without waiting for it."""
+        if self._loading.checksums:
+            self._check.note(part.start, storage_view(staged))
+        itemsize = self._dtype.itemsize
+        stored = staged.view(self._dtype).as_strided(part.shape, [stride // itemsize for stride in part.strides])
+        self._laid[part.select].copy_(stored, non_blocking=True)
+
+    def part_landed(self) -> Iterable[Task]:
+        """One of the tasks is done; after the last, prove and commit."""
+        self._missing -= 1
+        if self._missing:
+            return ()
+        stride = None
+        try:
+            recorded = self._prove()
+        except StridedPayload as found:
+            recorded = found.crc32 if self.item.is_whole else None
+            if order_of(self.item.shape, found.stride) != self._order:
+                if not (self.item.is_whole and self._is_row_major):
+                    return (BufferedItem(self._loading, self.item),)
+                stride = found.stride
+        except Surprise:
+            return (BufferedItem(self._loading, self.item),)
+        if self._loading.checksums and (error := self._mismatch(recorded)):
+            return self._fetch_again(error)
+        if stride is not None:
+            return (_Reordered(self._loading, self.item, self._target, stride),)
+        self._loading.planner.commit_tensor(self.item.read, self._target)
+        return ()
+
+    def _prove(self) -> int | None:
+        """That the payload is what it was taken for; returns the CRC32 that it must have, if that is known."""
+        item = self.item
+        if item.is_bare:
+            return None
+        if self._is_row_major and not self._tail.span and is_common_head(self._head.memory, self._dtype, item.shape):
+            return None
+        recorded = confirm(
+            self._head.memory,
+            self._tail.memory,
+            item_nbytes=item.length,
+            payload_offset=self._start - item.offset,
+            payload_nbytes=item.payload_nbytes,
+            dtype=self._dtype,
+            shape=item.shape,
+        )
+        require(self._is_row_major, "the elements are in row-major order after all")
+        return recorded if item.is_whole else None
+
+    def _mismatch(self, recorded: int | None) -> ChecksumMismatch | None:
+        """Compare what has landed with the archive's CRC32, or those of blocks; None if nothing speaks against it."""
+        for part in self._landing:
+            self._check.note(part.start, self._memory_of(part))
+        for edge in self._edges:
+            self._check.note(edge.span.start - self._start, edge.memory)
+        if recorded is None and self._proof is None:
+            self._loading.unproven.append(self.item)
+        if recorded is not None and self._check.crc32() == recorded:
+            return None
+        if damaged := self._check.damaged():
+            return mismatch(self._start, damaged)
+        return None if recorded is None else ChecksumMismatch("the elements do not match their recorded CRC32")
+
+    def _fetch_again(self, error: ChecksumMismatch) -> Iterable[Task]:
+        """Bytes that do not match their CRC32: damaged on the way, or at rest. A second try tells."""
+        if self._second_try:
+            raise lasting(self.item, error)
+        again = TensorLoad(
+            self._loading,
+            self.item,
+            self._start,
+            known_form=self._known_form,
+            order=self._order,
+            second_try=True,
+        )
+        return again.tasks()
+
+
+def _runs(parts: Iterable[Stretch]) -> list[ByteRange]:
+    """Stretches that follow one another are one."""
+    runs: list[ByteRange] = []
+    for part in parts:
+        if runs and runs[-1].end == part.start:
+            runs[-1] = ByteRange(runs[-1].start, part.end)
+        else:
+            runs.append(ByteRange(part.start, part.end))
+    return runs
+
+
+class _Reordered(Task):
+    """Elements that have arrived, but were stored in another order than row-major, as a transposed tensor's are."""
+
+    def __init__(
+        self, loading: Loading, item: StoredItem, target: torch.Tensor, stored_stride: tuple[int, ...]
+    ) -> None:
+        self.items = (item,)
+        self._loading = loading
+        self._item = item
+        self._target = target
+        self._stored_stride = stored_stride
+        self.staged_bytes = target.nbytes
+
+    def reads(self) -> list[Read]:
+        return []
+
+    def landed(self) -> Iterable[Task]:
+        elements = self._target.clone(memory_format=torch.contiguous_format)
+        self._target.copy_(elements.as_strided(self._target.shape, self._stored_stride))
+        self._loading.planner.commit_tensor(self._item.read, self._target)
+        return ()
+
+
+class _Surround:
+    """Bytes beside those that the target gets, and memory for them."""
+
+    def __init__(self, start: int, end: int) -> None:
+        if end < start:
+            raise Surprise("too short for the tensor that the metadata describes")
+        self.span = ByteRange(start, end)
+        self.memory = memoryview(b"")
+
+    def read(self, source: ObjectId) -> Read:
+        """Fetch it, into memory that is made now."""
+        self.memory = memoryview(bytearray(len(self.span)))
+        return Read(source, self.span, self.memory)
+
+
+class _Direct(Task):
+    """The stretches that land in the target itself, and what surrounds the elements."""
+
+    def __init__(self, load: TensorLoad, surrounds: Sequence[_Surround]) -> None:
+        self.items = (load.item,)
+        self._load = load
+        self._surrounds = surrounds
+        self.staged_bytes = sum(len(surround.span) for surround in surrounds)
+
+    def reads(self) -> list[Read]:
+        return [*(surround.read(self._load.item.source) for surround in self._surrounds), *self._load.direct_reads()]
+
+    def landed(self) -> Iterable[Task]:
+        return self._load.part_landed()
+
+
+class _Staged(Task):
+    """A stretch that goes through staging memory, and what surrounds it."""
+
+    def __init__(self, load: TensorLoad, part: Stretch, surrounds: Sequence[_Surround] = ()) -> None:
+        self.items = (load.item,)
+        self._load = load
+        self._part = part
+        self._surrounds = surrounds
+        self._memory: torch.Tensor | None = None
+        self.staged_bytes = part.nbytes + sum(len(surround.span) for surround in surrounds)
+
+    def reads(self) -> list[Read]:
+        self._memory = self._load.staging(self._part)
+        part = self._load.read_of(self._part, storage_view(self._memory))
+        return [part, *(surround.read(self._load.item.source) for surround in self._surrounds)]
+
+    def landed(self) -> Iterable[Task]:
+        assert self._memory is not None
+        self._load.copy(self._part, self._memory)
+        self._memory = None
+        return self._load.part_landed()

@@ -212,6 +212,7 @@ def _set_attribute(module: str, name: str, *, of_instance: bytes = b"") -> bytes
     [
         ("torch.distributed.checkpoint.filesystem", "_StorageInfo", b""),
         ("torch.distributed.checkpoint.metadata", "Metadata", b""),
+        ("torch.distributed.checkpoint.metadata", "MetadataIndex", b""),
         ("torch.distributed.checkpoint.metadata", "_MEM_FORMAT_ENCODING", b"K\x00\x85R"),
         ("torch.serialization", "_get_layout", b""),
         ("pathlib", "PosixPath", b""),
@@ -378,12 +379,14 @@ def test_bytearrays_sets_and_complex_numbers_of_old_protocols() -> None:
 def _again_and_again(call: bytes, times: int = 20_000) -> bytes:
     """A pickle that gives one long list (or text) to a call many times."""
     long = b"](" + b"K\x01" * 50_000 + b"e\x94" if b"encode" not in call else _text("x" * 200) + b"\x94"
-    return b"\x80\x04" + long + b"0](" + (call + b"h\x00" + b"\x85R") * times + b"e."
+    arguments = b"Nh\x00\x86" if b"MetadataIndex" in call else b"h\x00\x85"
+    return b"\x80\x04" + long + b"0](" + (call + arguments + b"R") * times + b"e."
 
 
 @pytest.mark.parametrize(
     ("module", "name"), [("builtins", "set"), ("builtins", "frozenset"), ("collections", "OrderedDict"),
-                         ("builtins", "bytearray"), ("torch", "Size"), ("pathlib", "PurePosixPath")]
+                         ("builtins", "bytearray"), ("torch", "Size"), ("pathlib", "PurePosixPath"),
+                         ("torch.distributed.checkpoint.metadata", "MetadataIndex")]
 )  # fmt: skip
 def test_a_short_pickle_does_not_copy_for_ever(module: str, name: str) -> None:
     data = _again_and_again(_text(module) + _text(name) + b"\x93")

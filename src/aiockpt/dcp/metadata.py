@@ -17,7 +17,7 @@ import reprlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -91,6 +91,13 @@ def _size(dimensions: tuple[int, ...]) -> torch.Size:
     return torch.Size(dimensions)
 
 
+class _BareIndex:
+    """Stands for ``MetadataIndex``: makes bare ones, as pickles do, and takes no arguments, which it would copy."""
+
+    def __new__(cls) -> MetadataIndex:  # type: ignore[misc]  # it makes none of its own kind
+        return object.__new__(MetadataIndex)
+
+
 #: What follows the pickle in our metadata, after its CRC32 in hexadecimal digits. As four bytes it would make the CRC32
 #: of the whole the same for all metadata of one length, and who compares objects by that would take one for another.
 _TRAILER = b"aiockpt crc32"
@@ -120,7 +127,7 @@ class _SafeUnpickler(pickle.Unpickler):
         self._extra = {
             **_LAYOUTS,
             **{name: self._bounded(kind) for name, kind in _COPYING.items()},
-            ("torch", "Size"): _size,
+            ("torch", "Size"): partial(_size),  # one of its own, since pickles can set attributes
             **{(kind.__module__, kind.__qualname__): kind for kind in allowed},
         }
         self._may_copy = len(data)
@@ -133,6 +140,7 @@ class _SafeUnpickler(pickle.Unpickler):
             return found
         if name in _ALLOWED.get(module, ()):
             found = super().find_class(module, name)
+            found = _BareIndex if found is MetadataIndex else found
             self._remember(found)
             return found
         raise MetadataError(

@@ -227,6 +227,19 @@ def test_an_upload_that_ends_meanwhile(local: Place, monkeypatch: pytest.MonkeyP
     assert swept(local, grace=NOW) == Swept([], [])
 
 
+def test_an_upload_of_which_the_service_knows_nothing_any_more(local: Place, local_endpoint: LocalEndpoint) -> None:
+    """Some stores answer 500 about an aborted one. It may as well be a running writer's: in doubt it stays."""
+    begin_upload(local, "ckpt/__0_0.distcp")
+    fault = Fault(FaultKind.ERROR, "ListParts", count=None, status=500, code="InternalError")
+    local_endpoint.add_fault(fault)
+    settings = {**local.settings, "max_attempts": 2, "backoff_base_s": 0.001}
+    store, path = Store(S3ClientConfig(**settings), local.server.region), ObjectId(local.bucket, "ckpt")
+    (verdict,) = store.run(lambda engine: sweep(engine, path)).kept
+    assert "does not say how old" in verdict.reason
+    assert removed(store.run(lambda engine: sweep(engine, path, grace=NOW))) == ["ckpt/__0_0.distcp"]
+    assert local.uploads() == []
+
+
 def test_refusals(local: Place, local_endpoint: LocalEndpoint) -> None:
     with pytest.raises(ValueError, match="zero or more"):
         swept(local, grace=timedelta(seconds=-1))

@@ -10,13 +10,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from http import HTTPStatus
 
 from aiockpt.dcp.names import folders_above, is_data, is_metadata, is_temporary_metadata
 from aiockpt.dcp.remnants import Remnant, Standing, Verdict, by_checkpoint, judge
 from aiockpt.dcp.standing import metadata_at, read_standing
 from aiockpt.engine.crew import run_all
 from aiockpt.engine.engine import Engine
-from aiockpt.errors import AccessDenied, NotFound
+from aiockpt.errors import AccessDenied, NotFound, ServiceError
 from aiockpt.model import ObjectId
 from aiockpt.s3.control import ListedObject, PendingUpload
 
@@ -134,6 +135,11 @@ async def _uploads(engine: Engine, bucket: str, folder: str) -> list[Remnant]:
         try:
             parts = await engine.upload_parts(ObjectId(bucket, row.key), row.upload_id)
         except NotFound:  # completed or aborted meanwhile
+            return
+        except ServiceError as error:
+            if error.status != HTTPStatus.INTERNAL_SERVER_ERROR:
+                raise
+            found.append(Remnant(row.key, 0, None, row.upload_id))  # what some stores answer of an aborted one
             return
         times = [row.initiated, *(part.last_modified for part in parts)]
         touched = max((time for time in times if time is not None), default=None)

@@ -19,9 +19,11 @@ Examples:
   aiockpt serve --first-byte-latency 0.02 --connection-bandwidth 90e6
 """
 
+_AWAITED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
+
 
 @click.command(epilog=EXAMPLES)
-@click.option("--port", default=0, help="Port on 127.0.0.1; by default any free one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1; by default any free one.")
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Keep objects here, not in memory.")
 @click.option("--bucket", "buckets", multiple=True, default=["bucket"], show_default=True, help="Repeatable.")
 @click.option("--anonymous", is_flag=True, help="Serve unsigned requests too.")
@@ -49,6 +51,9 @@ def serve(
     except ConnectError as error:
         raise click.ClickException(str(error)) from error
     with contextlib.closing(endpoint):
+        # Blocked before anybody is told that it serves, so that no signal comes too early for ``_wait``, and before its
+        # look at the process (the only child), so that none is lost between the look and the wait.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
         for name, value in endpoint.environ().items():
             click.echo(f"export {name}={shlex.quote(value)}")
         click.echo(f"# serving s3://{' s3://'.join(buckets)}; Ctrl-C ends it")
@@ -56,14 +61,11 @@ def serve(
 
 
 def _wait() -> None:
-    """Wait for Ctrl-C or a request to end.
+    """Wait for Ctrl-C or a request to end; the signals are blocked.
 
     Raises:
         ClickException: the endpoint's process ended by itself.
     """
-    awaited = {signal.SIGINT, signal.SIGTERM, signal.SIGCHLD}
-    # Blocked before the look at the process (the only child), so that none is lost between the look and the wait.
-    signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
     ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    if ended is not None or signal.sigwait(awaited) == signal.SIGCHLD:
+    if ended is not None or signal.sigwait(_AWAITED) == signal.SIGCHLD:
         raise click.ClickException("the endpoint's process ended by itself; see above")

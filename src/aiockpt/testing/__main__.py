@@ -82,20 +82,35 @@ async def _main(arguments: argparse.Namespace) -> None:
     stop = asyncio.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, stop.set)
-    endpoint, tls = _endpoint(arguments), _tls(arguments)
-    admin, unshaped = Admin(endpoint), Network(Shape())
-    server = await loop.create_server(
-        lambda: Connection(endpoint.serve, endpoint.network), _HOST, arguments.port, ssl=tls, backlog=1024
-    )
-    admin_server = await loop.create_server(lambda: Connection(admin.serve, unshaped), _HOST, arguments.admin_port)
+    try:
+        server, admin_server = await _listening(arguments)
+    except OSError as error:  # a port that is taken, a folder that cannot be made
+        _tell({"error": str(error)})
+        return
     port, admin_port = (one.sockets[0].getsockname()[1] for one in (server, admin_server))
-    ready = {"url": f"http{'s' if tls else ''}://{_HOST}:{port}", "admin_url": f"http://{_HOST}:{admin_port}"}
-    print(json.dumps(ready), flush=True)  # noqa: T201  # this line is the interface
+    scheme = "https" if arguments.tls_cert else "http"
+    _tell({"url": f"{scheme}://{_HOST}:{port}", "admin_url": f"http://{_HOST}:{admin_port}"})
     if arguments.while_stdin:
         await loop.connect_read_pipe(lambda: _EndOfInput(stop), sys.stdin)
     await stop.wait()
     server.close()
     admin_server.close()
+
+
+async def _listening(arguments: argparse.Namespace) -> tuple[asyncio.Server, asyncio.Server]:
+    """The server of objects, and that of the test's own wishes."""
+    loop = asyncio.get_running_loop()
+    endpoint, tls = _endpoint(arguments), _tls(arguments)
+    admin, unshaped = Admin(endpoint), Network(Shape())
+    server = await loop.create_server(
+        lambda: Connection(endpoint.serve, endpoint.network), _HOST, arguments.port, ssl=tls, backlog=1024
+    )
+    return server, await loop.create_server(lambda: Connection(admin.serve, unshaped), _HOST, arguments.admin_port)
+
+
+def _tell(first: dict[str, str]) -> None:
+    """Say where it serves, or why it does not: one line, the interface to whoever started this."""
+    print(json.dumps(first), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

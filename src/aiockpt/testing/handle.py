@@ -84,7 +84,7 @@ class LocalEndpoint:
         """Start the process and wait until it serves.
 
         Raises:
-            ConnectError: it did not come up; what it had to say is on standard error.
+            ConnectError: it did not come up; says why.
         """
         command = [sys.executable, "-m", "aiockpt.testing", "--while-stdin", *self._arguments]
         self._process = subprocess.Popen(  # noqa: S603  # our own program
@@ -99,6 +99,9 @@ class LocalEndpoint:
             self.close()
             raise ConnectError("the local endpoint did not start; see its standard error")
         ready = json.loads(line)
+        if why := ready.get("error"):
+            self.close()
+            raise ConnectError(f"the local endpoint did not start: {why}")
         self.url, self.admin_url, self.pid = ready["url"], ready["admin_url"], self._process.pid
         return self
 

@@ -260,6 +260,25 @@ async def test_a_connection_that_is_not_made_in_time(certificate: Certificate) -
             await pool.request(Endpoint("https", endpoint.host, endpoint.port), GET, buffered)
 
 
+async def test_fresh_connections_do_not_gather() -> None:
+    """Requests that want one of their own (hedges) leave idle ones unused; those would become ever more."""
+    left: list[int] = []
+
+    async def script(peer: Peer) -> None:
+        try:
+            await polite(peer)
+        finally:
+            left.append(peer.number)
+
+    async with server(script) as endpoint, make_pool(limit=2) as pool:
+        for _ in range(5):
+            await pool.request(endpoint, GET, buffered, fresh=True)
+        await until(lambda: len(left) == 3)
+        assert left == [0, 1, 2]
+        assert (await pool.request(endpoint, GET, buffered)).body == b"ok"
+        assert pool.opened == 5
+
+
 def server_context(certificate: Certificate) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate.chain, certificate.key)

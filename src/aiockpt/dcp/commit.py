@@ -39,7 +39,6 @@ class Survey:
 
     Attributes:
         replaces: the metadata that stands there, as a condition for the commit.
-        exists: whether there is any: a complete checkpoint.
         prefix: what names of the rank's data objects begin with.
         next_number: the first number that no such name has used.
     """
@@ -79,7 +78,7 @@ async def survey(engine: Engine, metadata: ObjectId, prefix: ObjectId) -> Survey
 async def replaced_data(engine: Engine, found: Survey, metadata: ObjectId) -> frozenset[str]:
     """Keys of the objects that the standing metadata refer to, to be read while the new data are written.
 
-    None if they cannot be read: then a sweep has to find them.
+    No keys if they cannot be read: a sweep has to find them then.
     """
     if not found.exists:
         return frozenset()

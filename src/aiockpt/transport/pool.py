@@ -140,9 +140,15 @@ class ConnectionPool:
                 _stamp(exchange, connection, connected_s)
             self._busy.discard(connection)
             if connection.is_open and not self._closed:
-                self._idle[endpoint].append(connection)
+                self._keep(self._idle[endpoint], connection)
             else:
                 connection.abort()
+
+    def _keep(self, idle: list[Connection], connection: Connection) -> None:
+        """Keep a connection for later, but no more than can be lent at once: fresh ones are made beside idle ones."""
+        idle.append(connection)
+        if len(idle) > self.limit:
+            idle.pop(0).abort()
 
     async def _connect(self, endpoint: Endpoint) -> Connection:
         self._refuse_closed()  # it may be what broke the idle connection that this one is to replace

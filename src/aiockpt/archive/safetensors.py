@@ -60,11 +60,6 @@ class Header:
     tensors: tuple[StoredTensor, ...]
     metadata: dict[str, str]
 
-    @property
-    def file_nbytes(self) -> int:
-        """The length of the whole file."""
-        return self.data_offset + (self.tensors[-1].end if self.tensors else 0)
-
 
 def file_order(entries: Iterable[Entry]) -> list[Entry]:
     """The entries in the order of their tensors' bytes in the file: larger dtypes first, then by name."""

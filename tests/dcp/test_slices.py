@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aiockpt.dcp import slices
@@ -96,6 +96,7 @@ def test_stretches_ascend_and_do_not_overlap(s: Slice, max_dense: int | None, ma
 
 
 @given(any_slice(), bounds, st.integers(1, 400))
+@example(Slice((4, 6, 1, 2), (0, 0, 0, 0), (4, 1, 1, 1), 4), None, 144)  # the last row, alone, was taken for sparse
 def test_bounds_are_kept_but_for_a_single_element(s: Slice, max_dense: int | None, max_sparse: int) -> None:
     for stretch in s.cut(max_dense, max_sparse):
         payload = math.prod(stretch.shape) * s.itemsize

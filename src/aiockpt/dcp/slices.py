@@ -109,7 +109,7 @@ def _cut(
     for first in range(0, lengths[0], rows):
         count = min(rows, lengths[0] - first)
         at = start + first * strides[0]
-        if rows == 1:
+        if count == 1:  # may be dense where several are not
             yield from _cut((*select, first), at, lengths[1:], strides[1:], itemsize, max_dense, max_sparse)
             continue
         part = (count, *lengths[1:])

@@ -220,7 +220,7 @@ def test_modules_are_short() -> None:
     [
         ("plan", "import asyncio"),
         ("plan", "from aiockpt.config import S3ClientConfig"),
-        ("plan", "if TYPE_CHECKING:\n    from aiockpt.engine.engine import Engine"),
+        ("plan", "if TYPE_CHECKING:\n    from aiockpt.engine.engine import LoopEngine"),
         ("plan", "import torch"),
         ("engine", "import torch.distributed"),
         ("engine", "from aiockpt import dcp"),

@@ -8,7 +8,7 @@ import pytest
 
 from aiockpt.blocking.store import Store
 from aiockpt.config import S3ClientConfig
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.model import MiB, ObjectId
 from aiockpt.testing import LocalEndpoint
 
@@ -34,7 +34,7 @@ def reserved_bytes(store: Store) -> int:
 
 
 def open_uploads(store: Store, bucket: str) -> int:
-    async def count(engine: Engine) -> int:
+    async def count(engine: LoopEngine) -> int:
         return len([row async for row in engine.pending_uploads(ObjectId(bucket, ""))])
 
     return store.run(count)

@@ -13,7 +13,7 @@ import pytest
 
 from aiockpt.blocking.store import Store
 from aiockpt.config import S3ClientConfig
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import NotFound, PreconditionFailed
 from aiockpt.model import NOTHING, ObjectId
 from aiockpt.s3.control import ListedObject
@@ -68,7 +68,7 @@ def test_many_threads(store: Store, local_bucket: str) -> None:
 
 
 def test_work_on_the_loop(store: Store, local_bucket: str) -> None:
-    async def both(engine: Engine) -> list[bool]:
+    async def both(engine: LoopEngine) -> list[bool]:
         return await asyncio.gather(*(engine.exists(ObjectId(local_bucket, key)) for key in "ab"))
 
     assert store.run(both) == [False, False]

@@ -14,7 +14,7 @@ from aiockpt.checkpoints.retention import Retention
 from aiockpt.checkpoints.run import Run
 from aiockpt.checkpoints.steps import NAME, Step
 from aiockpt.config import S3ClientConfig
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import AccessDenied, ConfigError, MetadataError, NotFound
 from aiockpt.model import ObjectId
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
@@ -25,7 +25,7 @@ T = TypeVar("T")
 STATE = {"w": torch.arange(10.0)}
 
 
-def do(place: Place, work: Callable[[Engine], Coroutine[Any, Any, T]]) -> T:
+def do(place: Place, work: Callable[[LoopEngine], Coroutine[Any, Any, T]]) -> T:
     return Store(S3ClientConfig(**place.settings), place.server.region).run(work)
 
 
@@ -154,7 +154,7 @@ def test_a_step_that_someone_else_deletes_meanwhile(local: Place, monkeypatch: p
     run = run_in(local, keep_last=1)
     real = Run.steps
 
-    async def steps_then_deleted(self: Run, engine: Engine) -> list[Step]:
+    async def steps_then_deleted(self: Run, engine: LoopEngine) -> list[Step]:
         found = await real(self, engine)
         await self.delete(engine, 1)
         return found

@@ -25,7 +25,7 @@ from aiockpt.dcp.commit import commit, replaced_data, survey
 from aiockpt.dcp.delete import delete_checkpoint
 from aiockpt.dcp.metadata import dump_metadata, load_metadata
 from aiockpt.dcp.sweep import sweep
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import NotFound, PreconditionFailed
 from aiockpt.model import NOTHING, ObjectId, ObjectInfo, Replaces
 from aiockpt.s3.control import ListedObject, ListedPart, PendingUpload
@@ -173,7 +173,7 @@ class CommitModel(RuleBasedStateMachine):
         room._committed.clear()  # ETags begin anew with each store
         self.runner = asyncio.Runner()
         self.store = Store()
-        self.engine = cast("Engine", self.store)
+        self.engine = cast("LoopEngine", self.store)
         self.actors: list[Actor] = []
         self.saves = itertools.count(1)
 

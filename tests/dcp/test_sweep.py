@@ -14,7 +14,7 @@ from aiockpt.config import S3ClientConfig
 from aiockpt.dcp import HexPrefixStrategy
 from aiockpt.dcp import sweep as room
 from aiockpt.dcp.sweep import Swept, sweep
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import AccessDenied, NotFound
 from aiockpt.model import MiB, ObjectId
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
@@ -58,15 +58,15 @@ def local(local: Place) -> Iterator[Place]:
 @pytest.fixture
 def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
     """Lets time pass, for the service."""
-    real = Engine.service_time
+    real = LoopEngine.service_time
 
     def passed(time: timedelta) -> None:
-        async def later(engine: Engine, bucket: str) -> datetime | None:
+        async def later(engine: LoopEngine, bucket: str) -> datetime | None:
             now = await real(engine, bucket)
             assert now is not None
             return now + time
 
-        monkeypatch.setattr(Engine, "service_time", later)
+        monkeypatch.setattr(LoopEngine, "service_time", later)
 
     return passed
 
@@ -120,14 +120,14 @@ def test_steps_of_a_run_are_swept_each_for_itself(
 
 def part_came(later: timedelta, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the last part of a pending upload had come so much later."""
-    real = Engine.upload_parts
+    real = LoopEngine.upload_parts
 
-    async def parts(engine: Engine, target: ObjectId, upload_id: str) -> Any:
+    async def parts(engine: LoopEngine, target: ObjectId, upload_id: str) -> Any:
         rows = await real(engine, target, upload_id)
         times = [type(row)(row.number, row.size, row.last_modified and row.last_modified + later) for row in rows]
         return times if target.key == key else rows
 
-    monkeypatch.setattr(Engine, "upload_parts", parts)
+    monkeypatch.setattr(LoopEngine, "upload_parts", parts)
 
 
 def test_what_metadata_of_ranks_and_unfinished_ones_refer_to(local: Place) -> None:
@@ -206,10 +206,10 @@ def test_a_commit_while_it_lists_is_seen(local: Place, monkeypatch: pytest.Monke
 
 
 def test_a_service_without_a_clock(local: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def nobody_knows(engine: Engine, bucket: str) -> None:
+    async def nobody_knows(engine: LoopEngine, bucket: str) -> None:
         return None
 
-    monkeypatch.setattr(Engine, "service_time", nobody_knows)
+    monkeypatch.setattr(LoopEngine, "service_time", nobody_knows)
     local.put("ckpt/__0_0.distcp", b"x")
     assert "what time it is" in swept(local).kept[0].reason
     assert removed(swept(local, grace=NOW)) == ["ckpt/__0_0.distcp"]
@@ -217,13 +217,13 @@ def test_a_service_without_a_clock(local: Place, monkeypatch: pytest.MonkeyPatch
 
 def test_an_upload_that_ends_meanwhile(local: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     upload_id = begin_upload(local, "ckpt/__0_0.distcp")
-    real = Engine.upload_parts
+    real = LoopEngine.upload_parts
 
-    async def parts(engine: Engine, target: ObjectId, upload: str) -> Any:
+    async def parts(engine: LoopEngine, target: ObjectId, upload: str) -> Any:
         local.client.abort_multipart_upload(Bucket=local.bucket, Key=target.key, UploadId=upload_id)
         return await real(engine, target, upload)
 
-    monkeypatch.setattr(Engine, "upload_parts", parts)
+    monkeypatch.setattr(LoopEngine, "upload_parts", parts)
     assert swept(local, grace=NOW) == Swept([], [])
 
 

@@ -17,7 +17,7 @@ from aiockpt.blocking.store import Store
 from aiockpt.config import S3ClientConfig
 from aiockpt.dcp.delete import contents_of
 from aiockpt.dcp.sweep import sweep
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import IntegrityError, MetadataError, NotFound, PreconditionFailed
 from aiockpt.model import MiB, ObjectId
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
@@ -53,7 +53,7 @@ def loaded_or_error(place: Place) -> int | BaseException:
 class Gate:
     """Takes the place of an engine's ``attempts``: lets so many requests pass, and holds others until it is opened."""
 
-    def __init__(self, engine: Engine, passing: int) -> None:
+    def __init__(self, engine: LoopEngine, passing: int) -> None:
         self.reached = threading.Event()  # all that passed have been answered, and one is held
         self._attempts = engine.attempts
         self._passing = passing

@@ -9,7 +9,7 @@ import pytest
 import uvloop
 
 from aiockpt.config import S3ClientConfig
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.model import MiB
 from aiockpt.testing import LocalEndpoint
 from s3.conftest import service_models_read_once  # noqa: F401  # a fixture
@@ -30,8 +30,8 @@ def config(local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch) -> S3
 
 
 @pytest.fixture
-async def engine(config: S3ClientConfig) -> AsyncIterator[Engine]:
-    async with Engine(config) as made:
+async def engine(config: S3ClientConfig) -> AsyncIterator[LoopEngine]:
+    async with LoopEngine(config) as made:
         yield made
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from aiockpt.engine.download import Read
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import NotFound
 from aiockpt.model import ByteRange, MiB, ObjectId
 from aiockpt.testing import LocalEndpoint
@@ -94,13 +94,13 @@ async def at_every_step(work: Work, check: Callable[[bool], Awaitable[None]]) ->
 
 
 @pytest.fixture
-async def source(engine: Engine, local_bucket: str) -> ObjectId:
+async def source(engine: LoopEngine, local_bucket: str) -> ObjectId:
     target = ObjectId(local_bucket, "source")
     await engine.put(target, [DATA])
     return target
 
 
-async def test_put(engine: Engine, local_endpoint: LocalEndpoint, source: ObjectId) -> None:
+async def test_put(engine: LoopEngine, local_endpoint: LocalEndpoint, source: ObjectId) -> None:
     target = ObjectId(source.bucket, "target")
     open_before = local_endpoint.stats().uploads_open
 
@@ -115,7 +115,7 @@ async def test_put(engine: Engine, local_endpoint: LocalEndpoint, source: Object
     assert await at_every_step(lambda: engine.put(target, [DATA]), check) > 5
 
 
-async def test_fetch_into(engine: Engine, source: ObjectId) -> None:
+async def test_fetch_into(engine: LoopEngine, source: ObjectId) -> None:
     memory = bytearray(len(DATA))
 
     def fetch() -> Coroutine[Any, Any, Any]:
@@ -133,7 +133,7 @@ async def test_fetch_into(engine: Engine, source: ObjectId) -> None:
     assert await at_every_step(fetch, check) > 5
 
 
-async def test_get_and_list(engine: Engine, source: ObjectId) -> None:
+async def test_get_and_list(engine: LoopEngine, source: ObjectId) -> None:
     async def both() -> None:
         assert await engine.get(source) == DATA
         assert [row async for row in engine.list_objects(source)]

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from aiockpt.engine import copy as room
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import AccessDenied, NotFound, ObjectChanged
 from aiockpt.model import MiB, ObjectId
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint, Shape
@@ -21,7 +21,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def source(engine: Engine, local_bucket: str) -> ObjectId:
+async def source(engine: LoopEngine, local_bucket: str) -> ObjectId:
     made = ObjectId(local_bucket, "source ü+")
     await engine.put(made, [DATA])
     return made
@@ -32,12 +32,12 @@ def target(local_bucket: str) -> ObjectId:
     return ObjectId(local_bucket, "target")
 
 
-async def pending(engine: Engine, target: ObjectId) -> list[str]:
+async def pending(engine: LoopEngine, target: ObjectId) -> list[str]:
     return [row.upload_id async for row in engine.pending_uploads(target)]
 
 
 async def test_a_copy_in_parts(
-    engine: Engine, source: ObjectId, target: ObjectId, local_endpoint: LocalEndpoint
+    engine: LoopEngine, source: ObjectId, target: ObjectId, local_endpoint: LocalEndpoint
 ) -> None:
     local_endpoint.reset_stats()
     await engine.copy(source, target)
@@ -50,7 +50,7 @@ async def test_a_copy_in_parts(
 
 
 async def test_a_copy_whose_last_answer_is_lost_is_done(
-    engine: Engine, source: ObjectId, target: ObjectId, local_endpoint: LocalEndpoint
+    engine: LoopEngine, source: ObjectId, target: ObjectId, local_endpoint: LocalEndpoint
 ) -> None:
     local_endpoint.add_fault(Fault(FaultKind.LOST_REPLY, "CompleteMultipartUpload"))
     await engine.copy(source, target)
@@ -58,7 +58,7 @@ async def test_a_copy_whose_last_answer_is_lost_is_done(
 
 
 async def test_a_failed_copy_tells_what_failed_and_not_its_cleaning_up(
-    engine: Engine, source: ObjectId, target: ObjectId, local_endpoint: LocalEndpoint
+    engine: LoopEngine, source: ObjectId, target: ObjectId, local_endpoint: LocalEndpoint
 ) -> None:
     local_endpoint.add_fault(Fault(FaultKind.ERROR, "UploadPartCopy", count=None, status=403, code="AccessDenied"))
     local_endpoint.add_fault(Fault(FaultKind.ERROR, "AbortMultipartUpload", status=500, code="InternalError"))
@@ -72,7 +72,7 @@ async def test_a_failed_copy_tells_what_failed_and_not_its_cleaning_up(
 @pytest.mark.parametrize("skip", [0, 1])
 @pytest.mark.parametrize("weak", [False, True])
 async def test_a_source_replaced_while_it_is_copied(
-    engine: Engine, source: ObjectId, target: ObjectId, local_endpoint: LocalEndpoint, skip: int, weak: bool
+    engine: LoopEngine, source: ObjectId, target: ObjectId, local_endpoint: LocalEndpoint, skip: int, weak: bool
 ) -> None:
     """A weak ETag cannot be a condition: the source is looked at again at the end."""
     real, calls = engine.client.control.copy_part, 0
@@ -96,7 +96,7 @@ async def test_a_source_replaced_while_it_is_copied(
 
 
 async def test_a_small_source_replaced_after_its_size_was_asked_for(
-    engine: Engine, source: ObjectId, target: ObjectId, local_endpoint: LocalEndpoint
+    engine: LoopEngine, source: ObjectId, target: ObjectId, local_endpoint: LocalEndpoint
 ) -> None:
     await engine.put(source, [b"first"])
     real = engine.client.control.copy
@@ -113,7 +113,7 @@ async def test_a_small_source_replaced_after_its_size_was_asked_for(
 
 @pytest.mark.parametrize("size", [100, len(DATA)])
 async def test_weak_etags_do_not_hinder_a_copy(
-    engine: Engine, source: ObjectId, target: ObjectId, local_endpoint: LocalEndpoint, size: int
+    engine: LoopEngine, source: ObjectId, target: ObjectId, local_endpoint: LocalEndpoint, size: int
 ) -> None:
     await engine.put(source, [DATA[:size]])
     local_endpoint.add_fault(Fault(FaultKind.WEAK_ETAG, count=None))
@@ -123,7 +123,7 @@ async def test_weak_etags_do_not_hinder_a_copy(
 
 @pytest.mark.parametrize("operation", ["CreateMultipartUpload", "UploadPartCopy"])
 async def test_a_cancelled_copy_leaves_nothing_behind(
-    engine: Engine, source: ObjectId, target: ObjectId, local_endpoint: LocalEndpoint, operation: str
+    engine: LoopEngine, source: ObjectId, target: ObjectId, local_endpoint: LocalEndpoint, operation: str
 ) -> None:
     """Also while the upload is being created: then its id is on its way."""
     local_endpoint.reset_stats()
@@ -139,6 +139,6 @@ async def test_a_cancelled_copy_leaves_nothing_behind(
     assert not await engine.exists(target)
 
 
-async def test_a_missing_source(engine: Engine, source: ObjectId, target: ObjectId) -> None:
+async def test_a_missing_source(engine: LoopEngine, source: ObjectId, target: ObjectId) -> None:
     with pytest.raises(NotFound, match="nothing"):
         await engine.copy(source / "nothing", target)

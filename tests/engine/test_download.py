@@ -9,7 +9,7 @@ import pytest
 
 from aiockpt.config import S3ClientConfig
 from aiockpt.engine.download import Download, Job, Read
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import NotFound, ObjectChanged, ShortRead, TransportTimeout
 from aiockpt.model import ByteRange, KiB, MiB, ObjectId
 from aiockpt.plan.prefixes import prefix_of
@@ -38,7 +38,7 @@ def assert_landed(spans: Sequence[tuple[int, int]], memories: Sequence[Guarded])
         assert memory.intact
 
 
-async def test_any_ranges(engine: Engine, source: ObjectId) -> None:
+async def test_any_ranges(engine: LoopEngine, source: ObjectId) -> None:
     rng = random.Random(3)
     for _ in range(15):
         spans = []
@@ -52,7 +52,7 @@ async def test_any_ranges(engine: Engine, source: ObjectId) -> None:
         assert stats.retries == 0
 
 
-async def test_near_ranges_share_a_request(engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint) -> None:
+async def test_near_ranges_share_a_request(engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint) -> None:
     spans = [(start, start + 1000) for start in range(0, 100_000, 2000)]
     made, memories = reads(source, spans)
     stats = await engine.fetch_into(made)
@@ -65,7 +65,7 @@ async def test_near_ranges_share_a_request(engine: Engine, source: ObjectId, loc
     assert_landed(far, memories)
 
 
-async def test_a_download_may_bound_its_gaps(engine: Engine, source: ObjectId) -> None:
+async def test_a_download_may_bound_its_gaps(engine: LoopEngine, source: ObjectId) -> None:
     spans = [(0, 10), (500, 510), (5000, 5010)]
     made, memories = reads(source, spans)
     download = Download(engine, lambda _: None, max_gap_bytes=1000)
@@ -75,7 +75,7 @@ async def test_a_download_may_bound_its_gaps(engine: Engine, source: ObjectId) -
     assert_landed(spans, memories)
 
 
-async def test_jobs_are_told_when_all_of_them_has_landed(engine: Engine, source: ObjectId) -> None:
+async def test_jobs_are_told_when_all_of_them_has_landed(engine: LoopEngine, source: ObjectId) -> None:
     done: list[object] = []
     download = Download(engine, lambda job: done.append((job.token, job.missing_bytes)))
     first, memories = reads(source, [(0, 10), (6 * MiB, 6 * MiB + 10)])
@@ -96,7 +96,7 @@ def test_memory_that_does_not_fit(into: bytes | bytearray | memoryview) -> None:
 
 @pytest.mark.parametrize("kind", [FaultKind.RESET, FaultKind.END_EARLY, FaultKind.STALL])
 async def test_a_broken_transfer_goes_on_at_the_byte_it_reached(
-    engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint, kind: FaultKind
+    engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint, kind: FaultKind
 ) -> None:
     size = 2 * MiB
     local_endpoint.add_fault(Fault(kind, "GetObject", after_bytes=700_000))
@@ -111,7 +111,7 @@ async def test_a_broken_transfer_goes_on_at_the_byte_it_reached(
 
 
 async def test_many_breaks_are_outlived_while_bytes_move(
-    engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint
+    engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint
 ) -> None:
     local_endpoint.add_fault(Fault(FaultKind.RESET, "GetObject", count=8, after_bytes=200_000))
     made, memories = reads(source, [(0, 2 * MiB)])
@@ -135,7 +135,7 @@ async def test_many_breaks_are_outlived_while_bytes_move(
     ],
 )
 async def test_faults_are_outlived(
-    engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint, fault: Fault
+    engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint, fault: Fault
 ) -> None:
     local_endpoint.add_fault(fault)
     spans = [(0, 5 * MiB), (6 * MiB, 12 * MiB), (5_500_000, 5_600_000)]
@@ -145,7 +145,7 @@ async def test_faults_are_outlived(
 
 
 async def test_a_server_that_always_sends_all_of_it(
-    engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint
+    engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint
 ) -> None:
     """Is an error that says so, and no byte lands."""
     local_endpoint.add_fault(Fault(FaultKind.WHOLE_OBJECT, "GetObject", count=None))
@@ -156,7 +156,7 @@ async def test_a_server_that_always_sends_all_of_it(
 
 
 async def test_a_stall_that_stays_is_an_error_with_the_attempts(
-    engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint
+    engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint
 ) -> None:
     local_endpoint.add_fault(Fault(FaultKind.STALL, "GetObject", count=None, after_bytes=None))
     made, memories = reads(source, [(0, 1000)])
@@ -168,7 +168,7 @@ async def test_a_stall_that_stays_is_an_error_with_the_attempts(
 
 
 async def test_throttling_lowers_the_limit_of_the_prefix(
-    engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint
+    engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint
 ) -> None:
     elsewhere = ObjectId(source.bucket, "elsewhere/key")
     before = engine.get_control.limit, engine.put_control.limit
@@ -200,7 +200,7 @@ async def test_a_throttled_prefix_holds_up_no_other(
         if done.count("cold") == len(spans):
             all_of_cold.set()
 
-    async with Engine(config.merged(max_connections=4, max_attempts=1000, backoff_base_s=0.02)) as engine:
+    async with LoopEngine(config.merged(max_connections=4, max_attempts=1000, backoff_base_s=0.02)) as engine:
         download = Download(engine, note)
         landed = []
         for target, name in ((hot, "hot"), (cold, "cold")):
@@ -219,7 +219,7 @@ async def test_a_throttled_prefix_holds_up_no_other(
 
 @pytest.mark.parametrize("ignored", [False, True])
 async def test_an_object_replaced_meanwhile(
-    engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint, ignored: bool
+    engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint, ignored: bool
 ) -> None:
     """Its ETag is another for the second half, whether or not the server minds If-Match."""
     first_landed = asyncio.Event()
@@ -239,7 +239,7 @@ async def test_an_object_replaced_meanwhile(
     assert memories[0].untouched
 
 
-async def test_a_truncated_object(engine: Engine, source: ObjectId) -> None:
+async def test_a_truncated_object(engine: LoopEngine, source: ObjectId) -> None:
     for start in (len(DATA) - 10, len(DATA) + 10):
         made, memories = reads(source, [(start, start + 100)])
         with pytest.raises(ShortRead):
@@ -247,7 +247,7 @@ async def test_a_truncated_object(engine: Engine, source: ObjectId) -> None:
         assert memories[0].untouched
 
 
-async def test_a_failure_ends_the_rest(engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint) -> None:
+async def test_a_failure_ends_the_rest(engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint) -> None:
     local_endpoint.add_fault(Fault(FaultKind.STALL, "GetObject", key="key", count=None, after_bytes=1000))
     made, memories = reads(source, [(0, 4 * MiB)])
     made += reads(ObjectId(source.bucket, "missing"), [(0, 10)])[0]
@@ -261,7 +261,7 @@ async def test_a_failure_ends_the_rest(engine: Engine, source: ObjectId, local_e
 
 
 async def test_cancellation_leaves_the_memory_alone(
-    engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint
+    engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint
 ) -> None:
     local_endpoint.set_shape(Shape(connection_bytes_per_s=20 * MiB))
     made, memories = reads(source, [(0, len(DATA))])
@@ -278,7 +278,7 @@ async def test_cancellation_leaves_the_memory_alone(
 
 
 async def test_connections_are_bounded(config: S3ClientConfig, source: ObjectId, local_endpoint: LocalEndpoint) -> None:
-    async with Engine(config.merged(max_connections=3)) as engine:
+    async with LoopEngine(config.merged(max_connections=3)) as engine:
         spans = [(start, start + 1000) for start in range(0, len(DATA) - 1000, 200_000)]
         made, memories = reads(source, spans)
         await engine.fetch_into(made)

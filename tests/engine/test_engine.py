@@ -14,7 +14,7 @@ import pytest
 
 from aiockpt.config import S3ClientConfig
 from aiockpt.engine.download import Read
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import (
     AccessDenied,
     ChecksumMismatch,
@@ -37,19 +37,19 @@ KEYS = ["plain", "with space", "a+b", "100%", "100%25", "ünïcode-鍵", "a/b/c"
 
 
 @pytest.fixture
-async def elsewhere(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Engine]:
+async def elsewhere(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LoopEngine]:
     for name, value in s3_server.environ().items():
         monkeypatch.setenv(name, value)
-    async with Engine(S3ClientConfig(part_size=5 * MiB, backoff_base_s=0.01)) as engine:
+    async with LoopEngine(S3ClientConfig(part_size=5 * MiB, backoff_base_s=0.01)) as engine:
         yield engine
 
 
-async def keys(engine: Engine, prefix: ObjectId, delimiter: str = "") -> list[str]:
+async def keys(engine: LoopEngine, prefix: ObjectId, delimiter: str = "") -> list[str]:
     rows = [row async for row in engine.list_objects(prefix, delimiter)]
     return sorted(row.key if isinstance(row, ListedObject) else row for row in rows)
 
 
-async def test_elsewhere(elsewhere: Engine, bucket: str, s3_server: S3Server) -> None:
+async def test_elsewhere(elsewhere: LoopEngine, bucket: str, s3_server: S3Server) -> None:
     engine = elsewhere
     for key in KEYS:
         target = ObjectId(bucket, key)
@@ -78,7 +78,7 @@ async def test_elsewhere(elsewhere: Engine, bucket: str, s3_server: S3Server) ->
         assert await engine.get(once) == b"first"
 
 
-async def test_large_objects_elsewhere(elsewhere: Engine, bucket: str) -> None:
+async def test_large_objects_elsewhere(elsewhere: LoopEngine, bucket: str) -> None:
     engine, target = elsewhere, ObjectId(bucket, "large +%")
     info = await engine.put(target, [DATA[: 3 * MiB], DATA[3 * MiB :]])
     assert info.size == len(DATA)
@@ -92,7 +92,7 @@ async def test_large_objects_elsewhere(elsewhere: Engine, bucket: str) -> None:
 
 
 async def test_refusals_elsewhere(
-    elsewhere: Engine, bucket: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+    elsewhere: LoopEngine, bucket: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(NotFound):
         await elsewhere.get(ObjectId(bucket, "missing"))
@@ -100,7 +100,7 @@ async def test_refusals_elsewhere(
         await elsewhere.put(ObjectId("no-such-bucket-here", "key"), [b"x"])
     if s3_server.checks_signature:
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-        async with Engine(elsewhere.config) as engine:
+        async with LoopEngine(elsewhere.config) as engine:
             for attempt in (engine.put(ObjectId(bucket, "key"), [b"x"]), engine.head(ObjectId(bucket, "key"))):
                 with pytest.raises(AccessDenied):
                     await attempt
@@ -120,13 +120,13 @@ async def test_refusals_elsewhere(
         ([memoryview(bytes(12)).cast("B", (3, 4))], bytes(12)),
     ],
 )
-async def test_put_takes_any_memory(engine: Engine, local_bucket: str, views: Sequence[Any], whole: bytes) -> None:
+async def test_put_takes_any_memory(engine: LoopEngine, local_bucket: str, views: Sequence[Any], whole: bytes) -> None:
     target = ObjectId(local_bucket, "key")
     assert (await engine.put(target, views)).size == len(whole)
     assert await engine.get(target) == whole
 
 
-async def test_many_tasks_share_an_engine(engine: Engine, local_bucket: str) -> None:
+async def test_many_tasks_share_an_engine(engine: LoopEngine, local_bucket: str) -> None:
     async def there_and_back(number: int) -> None:
         target = ObjectId(local_bucket, f"k{number}")
         data = DATA[number : number + 100_000]
@@ -137,7 +137,7 @@ async def test_many_tasks_share_an_engine(engine: Engine, local_bucket: str) -> 
 
 
 async def test_an_object_replaced_between_its_size_and_its_bytes(
-    engine: Engine, local_bucket: str, local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch
+    engine: LoopEngine, local_bucket: str, local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = ObjectId(local_bucket, "key")
     await engine.put(target, [b"short"])
@@ -154,7 +154,7 @@ async def test_an_object_replaced_between_its_size_and_its_bytes(
 
 
 async def test_small_objects_damaged_on_the_way_are_fetched_again(
-    engine: Engine, local_bucket: str, local_endpoint: LocalEndpoint
+    engine: LoopEngine, local_bucket: str, local_endpoint: LocalEndpoint
 ) -> None:
     target = ObjectId(local_bucket, "key")
     await engine.put(target, [DATA[:1000]])
@@ -165,7 +165,7 @@ async def test_small_objects_damaged_on_the_way_are_fetched_again(
 
 
 async def test_small_objects_damaged_at_rest_are_fetched_twice(
-    engine: Engine, local_bucket: str, local_endpoint: LocalEndpoint
+    engine: LoopEngine, local_bucket: str, local_endpoint: LocalEndpoint
 ) -> None:
     target = ObjectId(local_bucket, "key")
     await engine.put(target, [DATA[:1000]])
@@ -180,7 +180,7 @@ async def test_small_objects_damaged_at_rest_are_fetched_twice(
     "operation", ["HeadObject", "DeleteObject", "CopyObject", "ListObjectsV2", "ListMultipartUploads"]
 )
 async def test_control_operations_are_tried_again(
-    engine: Engine, local_bucket: str, local_endpoint: LocalEndpoint, operation: str
+    engine: LoopEngine, local_bucket: str, local_endpoint: LocalEndpoint, operation: str
 ) -> None:
     target = ObjectId(local_bucket, "key")
     await engine.put(target, [b"x"])
@@ -201,7 +201,7 @@ async def test_control_operations_are_tried_again(
     assert failure.value.attempts == 4
 
 
-async def test_a_missing_bucket(engine: Engine) -> None:
+async def test_a_missing_bucket(engine: LoopEngine) -> None:
     nowhere = ObjectId("no-such-bucket", "key")
     for attempt in (engine.get(nowhere), engine.put(nowhere, [b"x"]), engine.exists(nowhere), engine.delete(nowhere)):
         with pytest.raises(NotFound, match="no-such-bucket"):
@@ -209,7 +209,7 @@ async def test_a_missing_bucket(engine: Engine) -> None:
 
 
 async def test_expired_credentials_are_renewed(
-    engine: Engine, local_bucket: str, local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch
+    engine: LoopEngine, local_bucket: str, local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_SESSION_TOKEN", "fresh")
     for operation in ("PutObject", "GetObject", "HeadObject"):
@@ -223,13 +223,13 @@ async def test_expired_credentials_are_renewed(
 @pytest.mark.parametrize("wrong", [{"part_size": MiB}, {"max_attempts": 0}, {"part_size": 6 * 1024 * MiB}])
 def test_settings_that_cannot_work(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
-        Engine(S3ClientConfig(**wrong))
+        LoopEngine(S3ClientConfig(**wrong))
 
 
 async def test_an_endpoint_that_is_not_there(config: S3ClientConfig, unused_tcp_port: int) -> None:
     url = f"http://127.0.0.1:{unused_tcp_port}"
     target = ObjectId("bucket", "key")
-    async with Engine(config.merged(endpoint_url=url, max_attempts=2)) as engine:
+    async with LoopEngine(config.merged(endpoint_url=url, max_attempts=2)) as engine:
         for attempt in (engine.get(target), engine.put(target, [b"x"]), engine.get_small(target)):
             with pytest.raises(ConnectError, match=r"s3://bucket/key.*[Cc]heck the endpoint URL") as failure:
                 await attempt
@@ -238,7 +238,7 @@ async def test_an_endpoint_that_is_not_there(config: S3ClientConfig, unused_tcp_
 
 async def test_no_connection_is_left(config: S3ClientConfig, local_bucket: str, local_endpoint: LocalEndpoint) -> None:
     of_others = local_endpoint.stats().connections_current  # of engines that other tests left warm
-    async with Engine(config) as engine:
+    async with LoopEngine(config) as engine:
         await engine.put(ObjectId(local_bucket, "key"), [DATA])
     for _ in range(100):
         if local_endpoint.stats().connections_current <= of_others:
@@ -248,7 +248,7 @@ async def test_no_connection_is_left(config: S3ClientConfig, local_bucket: str, 
 
 
 async def test_the_parts_of_an_upload_page_by_page(
-    engine: Engine, local_bucket: str, monkeypatch: pytest.MonkeyPatch
+    engine: LoopEngine, local_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = ObjectId(local_bucket, "key")
     control = engine.client.control
@@ -278,7 +278,7 @@ async def test_the_parts_of_an_upload_page_by_page(
 
 
 async def test_a_listing_of_parts_that_does_not_move_on_ends(
-    engine: Engine, local_bucket: str, monkeypatch: pytest.MonkeyPatch
+    engine: LoopEngine, local_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def always_the_same(**arguments: Any) -> Any:
         return {"Parts": [{"PartNumber": 1, "Size": 3}], "IsTruncated": True}
@@ -295,7 +295,7 @@ async def test_a_certificate_that_is_not_trusted_is_final(
     target = ObjectId("bucket", "key")
     with LocalEndpoint(tls_cert=certificate.chain, tls_key=certificate.key) as endpoint:
         untrusting = config.merged(endpoint_url=endpoint.url)
-        async with Engine(untrusting) as engine:
+        async with LoopEngine(untrusting) as engine:
             attempts: dict[str, Callable[[], Awaitable[object]]] = {
                 "get_small": lambda: engine.get_small(target),
                 "put": lambda: engine.put(target, [b"x"]),
@@ -307,7 +307,7 @@ async def test_a_certificate_that_is_not_trusted_is_final(
             assert failure.value.attempts == 1
             assert (failure.value.bucket, failure.value.key) == ("bucket", "key")
         for trusting in (untrusting.merged(ca_bundle=str(certificate.authority)), untrusting.merged(verify_tls=False)):
-            async with Engine(trusting) as engine:
+            async with LoopEngine(trusting) as engine:
                 await engine.put(target, [b"x"])
                 assert (await engine.head(target)).size == 1
 
@@ -316,11 +316,11 @@ def test_ranks_that_were_forked_do_not_come_back_together() -> None:
     """Also with an engine that was made before the fork: the pauses between retries are drawn anew in each process."""
     script = """
 import os
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import ReadError
 from aiockpt.plan.retry import Operation
 
-policy = Engine().attempts._policy
+policy = LoopEngine().attempts._policy
 def pauses():
     return [policy.next_delay(ReadError("broke"), Operation.GET, 5, 0.0) for _ in range(3)]
 reading, writing = os.pipe()

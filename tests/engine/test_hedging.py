@@ -10,7 +10,7 @@ import pytest
 
 from aiockpt.config import S3ClientConfig
 from aiockpt.engine.download import Download, DownloadStats, Job, Read
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.engine.hedging import Hedging, Race
 from aiockpt.errors import AiockptError, NotFound, ObjectChanged, ReadError, Throttled
 from aiockpt.model import ByteRange, KiB, ObjectId
@@ -34,16 +34,16 @@ def source(local_endpoint: LocalEndpoint, local_bucket: str) -> ObjectId:
 
 
 @pytest.fixture
-async def engine(config: S3ClientConfig) -> AsyncIterator[Engine]:
+async def engine(config: S3ClientConfig) -> AsyncIterator[LoopEngine]:
     """Patient, so that what does not wait is not thanks to a stall that is noticed."""
-    async with Engine(config.merged(hedge_share=0.02, stall_timeout_s=30.0)) as made:
+    async with LoopEngine(config.merged(hedge_share=0.02, stall_timeout_s=30.0)) as made:
         yield made
 
 
 class Load:
     """A load of ``REQUESTS`` requests."""
 
-    def __init__(self, engine: Engine, source: ObjectId) -> None:
+    def __init__(self, engine: LoopEngine, source: ObjectId) -> None:
         self.memories = [Guarded(SIZE) for _ in SPANS]
         self.done = 0
         self.download = Download(engine, self._count)
@@ -94,7 +94,7 @@ SLOW = {
 
 @pytest.mark.parametrize("fault", SLOW.values(), ids=SLOW)
 async def test_a_load_does_not_wait_for_one_slow_request(
-    engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint, fault: Fault
+    engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint, fault: Fault
 ) -> None:
     local_endpoint.add_fault(fault)
     load = Load(engine, source)
@@ -107,7 +107,7 @@ async def test_a_load_does_not_wait_for_one_slow_request(
 
 
 async def test_a_hedge_takes_a_fresh_connection_and_only_what_is_missing(
-    engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint
+    engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint
 ) -> None:
     local_endpoint.add_fault(Fault(FaultKind.STALL, "GetObject", skip=20, after_bytes=60_000))
     load = Load(engine, source)
@@ -124,7 +124,7 @@ async def test_a_hedge_takes_a_fresh_connection_and_only_what_is_missing(
 
 
 async def test_the_loser_does_not_touch_memory_that_was_handed_over(
-    engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint
+    engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint
 ) -> None:
     local_endpoint.add_fault(Fault(FaultKind.CRAWL, "GetObject", skip=10, bytes_per_s=5000))
     load = Load(engine, source)
@@ -140,7 +140,9 @@ async def test_the_loser_does_not_touch_memory_that_was_handed_over(
     assert all(memory.view == bytes(SIZE) for memory in load.memories)
 
 
-async def test_a_slow_service_is_not_hedged(engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint) -> None:
+async def test_a_slow_service_is_not_hedged(
+    engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint
+) -> None:
     local_endpoint.add_fault(Fault(FaultKind.CRAWL, "GetObject", count=None, bytes_per_s=SIZE / 0.3))
     load = Load(engine, source)
     stats = await load.run()
@@ -155,7 +157,7 @@ async def test_a_throttling_service_gets_no_hedges(
     """But the slow request is repeated when it stalls."""
     local_endpoint.add_fault(Fault(FaultKind.ERROR, "GetObject", count=10, probability=0.5, seed=2))
     local_endpoint.add_fault(Fault(FaultKind.STALL, "GetObject", skip=30, after_bytes=50_000))
-    async with Engine(config.merged(hedge_share=1.0, stall_timeout_s=0.8)) as engine:
+    async with LoopEngine(config.merged(hedge_share=1.0, stall_timeout_s=0.8)) as engine:
         load = Load(engine, source)
         stats = await load.run()
     load.assert_landed()
@@ -167,7 +169,7 @@ async def test_a_throttling_service_gets_no_hedges(
 
 async def test_switched_off(config: S3ClientConfig, source: ObjectId, local_endpoint: LocalEndpoint) -> None:
     local_endpoint.add_fault(Fault(FaultKind.STALL, "GetObject", skip=10, after_bytes=50_000))
-    async with Engine(config.merged(hedge_share=0.0, stall_timeout_s=0.8)) as engine:
+    async with LoopEngine(config.merged(hedge_share=0.0, stall_timeout_s=0.8)) as engine:
         load = Load(engine, source)
         stats = await load.run()
     load.assert_landed()
@@ -175,7 +177,7 @@ async def test_switched_off(config: S3ClientConfig, source: ObjectId, local_endp
 
 
 async def test_cancelled_with_a_hedge_under_way(
-    engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint
+    engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint
 ) -> None:
     """Leaves no task and no request, and writes nothing any more."""
     local_endpoint.add_fault(Fault(FaultKind.STALL, "GetObject", skip=10, after_bytes=30_000))
@@ -208,7 +210,7 @@ async def test_an_object_that_is_replaced_before_its_hedge(
 ) -> None:
     """Is told, whether or not the server minds If-Match; and nothing of the new one lands."""
     local_endpoint.add_fault(Fault(FaultKind.STALL, "GetObject", skip=REQUESTS - 1, after_bytes=50_000))
-    async with Engine(config.merged(hedge_share=0.02, stall_timeout_s=1.0)) as engine:
+    async with LoopEngine(config.merged(hedge_share=0.02, stall_timeout_s=1.0)) as engine:
         load = Load(engine, source)
         task = asyncio.ensure_future(load.run())
         await all_but_one_ended(load)
@@ -224,7 +226,7 @@ async def test_an_object_that_is_replaced_before_its_hedge(
 
 
 async def test_a_store_without_etags_is_not_hedged(
-    engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint
+    engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint
 ) -> None:
     """Nothing would prove that the bytes are the same, so the hedge lands none."""
     local_endpoint.add_fault(Fault(FaultKind.EMPTY_ETAG, "GetObject", count=None))
@@ -236,7 +238,7 @@ async def test_a_store_without_etags_is_not_hedged(
 
 
 async def test_a_hedge_that_is_refused_fails_nobody(
-    engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint
+    engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint
 ) -> None:
     local_endpoint.add_fault(Fault(FaultKind.LATE, "GetObject", skip=10, delay_s=0.8))
     local_endpoint.add_fault(Fault(FaultKind.ERROR, "GetObject", skip=REQUESTS, status=403, code="AccessDenied"))
@@ -247,7 +249,7 @@ async def test_a_hedge_that_is_refused_fails_nobody(
 
 
 async def test_both_break_and_the_next_attempt_goes_on_where_the_further_one_came_to(
-    engine: Engine, source: ObjectId, local_endpoint: LocalEndpoint
+    engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint
 ) -> None:
     local_endpoint.add_fault(Fault(FaultKind.STALL, "GetObject", skip=REQUESTS - 1, after_bytes=30_000))
     local_endpoint.add_fault(Fault(FaultKind.RESET, "GetObject", skip=REQUESTS, after_bytes=40_000))

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from aiockpt.engine import multipart as room
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.engine.multipart import MultipartUpload
 from aiockpt.engine.standing import Whole
 from aiockpt.errors import NotFound, PreconditionFailed, Throttled
@@ -19,13 +19,13 @@ def target(local_bucket: str) -> ObjectId:
     return ObjectId(local_bucket, "key")
 
 
-async def pending(engine: Engine, target: ObjectId) -> list[str]:
+async def pending(engine: LoopEngine, target: ObjectId) -> list[str]:
     return [row.upload_id async for row in engine.pending_uploads(target)]
 
 
 @pytest.mark.parametrize("kind", [FaultKind.LOST_REPLY, FaultKind.STALL])
 async def test_what_a_lost_answer_may_have_left_is_named_and_not_touched(
-    engine: Engine,
+    engine: LoopEngine,
     target: ObjectId,
     local_endpoint: LocalEndpoint,
     caplog: pytest.LogCaptureFixture,
@@ -53,7 +53,7 @@ async def test_what_a_lost_answer_may_have_left_is_named_and_not_touched(
     "fault", [Fault(FaultKind.ERROR), Fault(FaultKind.ERROR, status=403, code="AccessDenied")], ids=["503", "403"]
 )
 async def test_a_refusal_leaves_nothing_to_be_named(
-    engine: Engine,
+    engine: LoopEngine,
     target: ObjectId,
     local_endpoint: LocalEndpoint,
     caplog: pytest.LogCaptureFixture,
@@ -72,7 +72,7 @@ async def test_a_refusal_leaves_nothing_to_be_named(
 
 
 async def test_an_abort_that_takes_too_long_is_named(
-    engine: Engine, target: ObjectId, local_endpoint: LocalEndpoint, caplog: pytest.LogCaptureFixture
+    engine: LoopEngine, target: ObjectId, local_endpoint: LocalEndpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
     upload = MultipartUpload(engine, target, checksums=False)
     await upload.begin()
@@ -85,7 +85,7 @@ async def test_an_abort_that_takes_too_long_is_named(
 
 
 async def test_an_abort_that_is_refused_is_named(
-    engine: Engine, target: ObjectId, local_endpoint: LocalEndpoint, caplog: pytest.LogCaptureFixture
+    engine: LoopEngine, target: ObjectId, local_endpoint: LocalEndpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
     upload = MultipartUpload(engine, target, checksums=False)
     await upload.begin()
@@ -98,7 +98,7 @@ async def test_an_abort_that_is_refused_is_named(
 
 
 async def test_a_cancelled_begin_whose_answer_does_not_come(
-    engine: Engine, target: ObjectId, local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch
+    engine: LoopEngine, target: ObjectId, local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(room, "ABORT_TIMEOUT_S", 0.05)
     local_endpoint.add_fault(Fault(FaultKind.STALL, "CreateMultipartUpload", after_bytes=None, count=None))
@@ -115,7 +115,9 @@ async def test_a_cancelled_begin_whose_answer_does_not_come(
         await engine.abort_upload(target, upload_id)
 
 
-async def test_completing_keeps_its_condition(engine: Engine, target: ObjectId, local_endpoint: LocalEndpoint) -> None:
+async def test_completing_keeps_its_condition(
+    engine: LoopEngine, target: ObjectId, local_endpoint: LocalEndpoint
+) -> None:
     await engine.put(target, [b"first"])
     upload = MultipartUpload(engine, target, checksums=False)
     await upload.begin()
@@ -131,7 +133,7 @@ async def test_completing_keeps_its_condition(engine: Engine, target: ObjectId, 
     assert await engine.get(target) == b"first"
 
 
-async def test_an_upload_that_never_was(engine: Engine, target: ObjectId) -> None:
+async def test_an_upload_that_never_was(engine: LoopEngine, target: ObjectId) -> None:
     upload = MultipartUpload(engine, target, checksums=False)
     upload.upload_id = "no-such-upload"
     with pytest.raises(NotFound):

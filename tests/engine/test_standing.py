@@ -6,7 +6,7 @@ import pytest
 
 from aiockpt.crc import crc32
 from aiockpt.engine import standing as room
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.engine.standing import Whole, stand
 from aiockpt.errors import NotFound, PreconditionFailed, ReadError, ServiceError
 from aiockpt.model import ANYTHING, NOTHING, ObjectId, ObjectInfo, Replaces
@@ -38,13 +38,13 @@ class Tries:
         return outcome
 
 
-async def complete(engine: Engine, target: ObjectId, tries: Tries, whole: Whole = WHOLE) -> ObjectInfo:
+async def complete(engine: LoopEngine, target: ObjectId, tries: Tries, whole: Whole = WHOLE) -> ObjectInfo:
     return await stand(engine, Operation.COMPLETE, target, tries, whole, NOTHING)
 
 
 @pytest.mark.parametrize("read", [False, True], ids=["the service's CRC32", "the bytes"])
 async def test_an_object_that_a_lost_answer_was_about(
-    engine: Engine, target: ObjectId, monkeypatch: pytest.MonkeyPatch, read: bool
+    engine: LoopEngine, target: ObjectId, monkeypatch: pytest.MonkeyPatch, read: bool
 ) -> None:
     stood = await engine.put(target, [DATA])
     if read:
@@ -66,7 +66,7 @@ async def test_an_object_that_a_lost_answer_was_about(
 
 @pytest.mark.parametrize("known", [None, 123], ids=["no CRC32 of ours", "none of theirs"])
 async def test_where_no_crc32_can_be_compared_the_size_tells(
-    engine: Engine, target: ObjectId, monkeypatch: pytest.MonkeyPatch, known: int | None
+    engine: LoopEngine, target: ObjectId, monkeypatch: pytest.MonkeyPatch, known: int | None
 ) -> None:
     stood = await engine.put(target, [DATA])
 
@@ -81,7 +81,7 @@ async def test_where_no_crc32_can_be_compared_the_size_tells(
         await stand(engine, Operation.PUT, target, Tries(PreconditionFailed("no", status=412)), whole, NOTHING)
 
 
-async def test_a_refusal_after_throttling_is_a_refusal(engine: Engine, target: ObjectId) -> None:
+async def test_a_refusal_after_throttling_is_a_refusal(engine: LoopEngine, target: ObjectId) -> None:
     await engine.put(target, [DATA])
     busy = ServiceError("busy", status=429)
     with pytest.raises(NotFound):
@@ -89,7 +89,7 @@ async def test_a_refusal_after_throttling_is_a_refusal(engine: Engine, target: O
 
 
 async def test_a_store_that_refuses_conditions_is_asked_once(
-    engine: Engine, target: ObjectId, caplog: pytest.LogCaptureFixture
+    engine: LoopEngine, target: ObjectId, caplog: pytest.LogCaptureFixture
 ) -> None:
     refusal, info = ServiceError("no", status=501, code="NotImplemented"), ObjectInfo(3)
     tries = Tries(refusal, info, info)
@@ -106,7 +106,7 @@ async def test_a_store_that_refuses_conditions_is_asked_once(
 
 
 async def test_weak_etags_are_compared_before_writing(
-    engine: Engine, target: ObjectId, local_endpoint: LocalEndpoint, caplog: pytest.LogCaptureFixture
+    engine: LoopEngine, target: ObjectId, local_endpoint: LocalEndpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
     local_endpoint.add_fault(Fault(FaultKind.WEAK_ETAG, count=None))
     await engine.put(target, [b"1"])
@@ -123,7 +123,7 @@ async def test_weak_etags_are_compared_before_writing(
 
 
 async def test_a_lost_answer_to_a_write_on_a_weak_etag(
-    engine: Engine, target: ObjectId, local_endpoint: LocalEndpoint
+    engine: LoopEngine, target: ObjectId, local_endpoint: LocalEndpoint
 ) -> None:
     local_endpoint.add_fault(Fault(FaultKind.WEAK_ETAG, count=None))
     await engine.put(target, [b"1"])

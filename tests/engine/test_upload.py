@@ -9,7 +9,7 @@ import pytest
 
 from aiockpt.config import S3ClientConfig
 from aiockpt.crc import crc32
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.engine.upload import OutgoingPart, Upload
 from aiockpt.errors import AccessDenied, AiockptError, NotFound, PreconditionFailed, ServiceError, Throttled
 from aiockpt.model import NOTHING, MiB, ObjectId
@@ -24,7 +24,7 @@ def target(local_bucket: str) -> ObjectId:
     return ObjectId(local_bucket, "key")
 
 
-async def open_uploads(engine: Engine, target: ObjectId) -> int:
+async def open_uploads(engine: LoopEngine, target: ObjectId) -> int:
     return len([row async for row in engine.pending_uploads(ObjectId(target.bucket, ""))])
 
 
@@ -37,7 +37,7 @@ SMALL, LARGE = DATA[:1000], DATA
 
 
 @pytest.mark.parametrize("data", [b"", b"x", SMALL, DATA[: 5 * MiB], DATA[: 5 * MiB + 1], LARGE])
-async def test_any_size(engine: Engine, target: ObjectId, local_endpoint: LocalEndpoint, data: bytes) -> None:
+async def test_any_size(engine: LoopEngine, target: ObjectId, local_endpoint: LocalEndpoint, data: bytes) -> None:
     info = await engine.put(target, [data])
     assert info.size == len(data)
     assert info == await engine.head(target)
@@ -70,7 +70,7 @@ async def test_any_size(engine: Engine, target: ObjectId, local_endpoint: LocalE
 )
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "large"])
 async def test_faults_are_outlived(
-    engine: Engine, target: ObjectId, local_endpoint: LocalEndpoint, fault: Fault, data: bytes
+    engine: LoopEngine, target: ObjectId, local_endpoint: LocalEndpoint, fault: Fault, data: bytes
 ) -> None:
     local_endpoint.add_fault(fault)
     info = await engine.put(target, [data], NOTHING)
@@ -88,7 +88,7 @@ async def test_faults_are_outlived(
     ("code", "status", "kind"), [("AccessDenied", 403, AccessDenied), ("SlowDown", 503, Throttled)]
 )
 async def test_a_failure_leaves_nothing_behind(
-    engine: Engine,
+    engine: LoopEngine,
     target: ObjectId,
     local_endpoint: LocalEndpoint,
     operation: str,
@@ -109,7 +109,7 @@ async def test_a_failure_leaves_nothing_behind(
 
 @pytest.mark.parametrize("operation", ["CreateMultipartUpload", "UploadPart"])
 async def test_cancellation_leaves_nothing_behind(
-    engine: Engine, target: ObjectId, local_endpoint: LocalEndpoint, operation: str
+    engine: LoopEngine, target: ObjectId, local_endpoint: LocalEndpoint, operation: str
 ) -> None:
     """Also while the upload is being created: then its id is on its way."""
     local_endpoint.set_shape(Shape(first_byte_latency_s=0.2))
@@ -125,7 +125,7 @@ async def test_cancellation_leaves_nothing_behind(
 
 
 async def test_a_failure_of_one_object_aborts_the_others(
-    engine: Engine, local_bucket: str, local_endpoint: LocalEndpoint
+    engine: LoopEngine, local_bucket: str, local_endpoint: LocalEndpoint
 ) -> None:
     local_endpoint.add_fault(
         Fault(FaultKind.ERROR, "UploadPart", key="bad", count=None, status=403, code="AccessDenied")
@@ -144,7 +144,7 @@ def part(number: int, data: bytes) -> OutgoingPart:
     return OutgoingPart(number, Payload([memoryview(data)], len(data), crc32(data)), [data], 0)
 
 
-async def test_a_session_of_many_objects(engine: Engine, local_bucket: str) -> None:
+async def test_a_session_of_many_objects(engine: LoopEngine, local_bucket: str) -> None:
     sent: list[int] = []
     stood: list[str] = []
     upload = Upload(engine, lambda part: sent.append(part.number), lambda outgoing: stood.append(outgoing.target.key))
@@ -165,7 +165,7 @@ async def test_a_session_of_many_objects(engine: Engine, local_bucket: str) -> N
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
 async def test_a_discarded_object_does_not_appear(
-    engine: Engine, target: ObjectId, local_endpoint: LocalEndpoint, parts: int
+    engine: LoopEngine, target: ObjectId, local_endpoint: LocalEndpoint, parts: int
 ) -> None:
     sent: list[int] = []
     upload = Upload(engine, lambda part: sent.append(part.number))
@@ -181,7 +181,7 @@ async def test_a_discarded_object_does_not_appear(
     assert await open_uploads(engine, target) == 0
 
 
-async def test_what_must_replace_nothing(engine: Engine, target: ObjectId, local_endpoint: LocalEndpoint) -> None:
+async def test_what_must_replace_nothing(engine: LoopEngine, target: ObjectId, local_endpoint: LocalEndpoint) -> None:
     await engine.put(target, [b"first"], NOTHING)
     for data in (SMALL, LARGE):
         with pytest.raises(PreconditionFailed, match=str(target)):
@@ -191,7 +191,7 @@ async def test_what_must_replace_nothing(engine: Engine, target: ObjectId, local
 
 
 async def test_an_upload_that_somebody_else_aborted(
-    engine: Engine, target: ObjectId, local_endpoint: LocalEndpoint
+    engine: LoopEngine, target: ObjectId, local_endpoint: LocalEndpoint
 ) -> None:
     local_endpoint.add_fault(
         Fault(FaultKind.ERROR, "CompleteMultipartUpload", status=404, code="NoSuchUpload", count=None)
@@ -205,7 +205,7 @@ async def test_an_upload_that_somebody_else_aborted(
 async def test_bytes_leave_from_where_they_are(config: S3ClientConfig, local_bucket: str) -> None:
     """Nothing of a large object is copied in this process."""
     data = memoryview(bytearray(64 * MiB))
-    async with Engine(config.merged(part_size=16 * MiB)) as engine:
+    async with LoopEngine(config.merged(part_size=16 * MiB)) as engine:
         await engine.put(ObjectId(local_bucket, "warm"), [b"x"])
         tracemalloc.start()
         try:
@@ -216,13 +216,13 @@ async def test_bytes_leave_from_where_they_are(config: S3ClientConfig, local_buc
     assert peak < 8 * MiB
 
 
-async def unwanted_uploads_aborted(engine: Engine, below: ObjectId) -> None:
+async def unwanted_uploads_aborted(engine: LoopEngine, below: ObjectId) -> None:
     async for row in engine.pending_uploads(below):
         await engine.client.control.abort_upload(ObjectId(below.bucket, row.key), row.upload_id)
 
 
 async def test_a_discarded_object_that_cannot_be_aborted_does_not_fail_its_siblings(
-    engine: Engine, target: ObjectId, local_endpoint: LocalEndpoint, caplog: pytest.LogCaptureFixture
+    engine: LoopEngine, target: ObjectId, local_endpoint: LocalEndpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
     local_endpoint.add_fault(
         Fault(FaultKind.ERROR, "AbortMultipartUpload", count=None, status=403, code="AccessDenied")
@@ -244,7 +244,7 @@ async def test_a_discarded_object_that_cannot_be_aborted_does_not_fail_its_sibli
 
 
 async def test_an_object_discarded_before_it_was_begun_is_aborted_at_once(
-    engine: Engine, target: ObjectId, local_endpoint: LocalEndpoint
+    engine: LoopEngine, target: ObjectId, local_endpoint: LocalEndpoint
 ) -> None:
     upload = Upload(engine)
     task = asyncio.ensure_future(upload.run())
@@ -281,7 +281,7 @@ async def test_a_throttled_prefix_holds_up_no_other(
         whole = b"".join(pieces)
         outgoing.seal(len(whole), crc32(whole))
 
-    async with Engine(config.merged(max_connections=3, max_attempts=1000, backoff_base_s=0.02)) as engine:
+    async with LoopEngine(config.merged(max_connections=3, max_attempts=1000, backoff_base_s=0.02)) as engine:
         upload = Upload(engine, on_object=lambda outgoing: stands.append(outgoing.target))
         for number in range(6):
             submit(upload, ObjectId(target.bucket, f"hot/{number}"), parts=1 + number % 2)

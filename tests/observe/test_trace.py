@@ -14,7 +14,7 @@ import pytest
 import aiockpt
 from aiockpt.config import S3ClientConfig
 from aiockpt.engine.download import Read
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.model import ByteRange, MiB, ObjectId
 from aiockpt.observe.exchange import Exchange
 from aiockpt.observe.timeline import CONTROL_TRACK
@@ -40,14 +40,14 @@ def requests_in(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def engine(local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch) -> Engine:
+def engine(local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch) -> LoopEngine:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", local_endpoint.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", local_endpoint.secret_key)
-    return Engine(S3ClientConfig(endpoint_url=local_endpoint.url, part_size=5 * MiB))
+    return LoopEngine(S3ClientConfig(endpoint_url=local_endpoint.url, part_size=5 * MiB))
 
 
 async def test_every_request_of_the_endpoint_is_there(
-    engine: Engine, local_endpoint: LocalEndpoint, local_bucket: str, tmp_path: Path
+    engine: LoopEngine, local_endpoint: LocalEndpoint, local_bucket: str, tmp_path: Path
 ) -> None:
     target = ObjectId(local_bucket, "a/key")
     memory = memoryview(bytearray(len(DATA)))
@@ -178,10 +178,10 @@ def test_a_forked_child_writes_its_own(tmp_path: Path) -> None:
 OF_PROCESS = """
 import asyncio, os
 from aiockpt.config import S3ClientConfig
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.model import ObjectId
 async def main():
-    async with Engine(S3ClientConfig(endpoint_url=os.environ["URL"])) as engine:
+    async with LoopEngine(S3ClientConfig(endpoint_url=os.environ["URL"])) as engine:
         await engine.exists(ObjectId("bucket", "key"))
 for _ in range(2):
     asyncio.run(main())

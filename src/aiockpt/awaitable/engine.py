@@ -31,8 +31,7 @@ from aiockpt.bridge import Call, get_bridge
 from aiockpt.config import S3ClientConfig
 from aiockpt.dcp.file_system import object_at
 from aiockpt.engine.download import DownloadStats, Read
-from aiockpt.engine.engine import Engine as LoopEngine
-from aiockpt.engine.engine import octets
+from aiockpt.engine.engine import LoopEngine, octets
 from aiockpt.errors import ClosedError
 from aiockpt.model import ANYTHING, ByteRange, ObjectId, ObjectInfo, Replaces
 from aiockpt.observe.report import Report

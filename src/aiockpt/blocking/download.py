@@ -15,7 +15,7 @@ from typing import Self
 from aiockpt.bridge import Bridge, Call
 from aiockpt.engine.budget import ByteBudget
 from aiockpt.engine.download import Download, DownloadStats, Job
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.model import ObjectId
 
 
@@ -29,7 +29,7 @@ class BlockingDownload:
         unfinished: jobs that were submitted and not yet taken by ``next_done``.
     """
 
-    def __init__(self, bridge: Bridge, engine: Engine, max_gap_bytes: float = math.inf) -> None:
+    def __init__(self, bridge: Bridge, engine: LoopEngine, max_gap_bytes: float = math.inf) -> None:
         self._bridge = bridge
         self._engine = engine
         self._max_gap_bytes = max_gap_bytes
@@ -40,7 +40,7 @@ class BlockingDownload:
         self.unfinished = 0
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> LoopEngine:
         """The engine that performs it: for its settings and its byte budget, which are safe to use from here."""
         return self._engine
 

@@ -16,7 +16,7 @@ from aiockpt.blocking.download import BlockingDownload
 from aiockpt.blocking.upload import BlockingUpload
 from aiockpt.bridge import Bridge, Call, get_bridge
 from aiockpt.config import S3ClientConfig
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.model import ANYTHING, ObjectId, ObjectInfo, Replaces
 from aiockpt.s3.control import ListedObject
 from aiockpt.scope import session
@@ -29,7 +29,7 @@ class Lease:
     """An engine on the loop thread, and the bridge to it."""
 
     bridge: Bridge
-    engine: Engine
+    engine: LoopEngine
 
 
 @dataclass(frozen=True)
@@ -51,44 +51,44 @@ class Store:
         with bridge.lease(self._key, self._engine) as engine:
             yield Lease(bridge, engine)
 
-    def run(self, work: Callable[[Engine], Coroutine[Any, Any, T]]) -> T:
+    def run(self, work: Callable[[LoopEngine], Coroutine[Any, Any, T]]) -> T:
         """Run ``work(engine)`` on the loop thread and wait for it; Ctrl-C cancels it first."""
         bridge = get_bridge()
         return bridge.run(lambda: self._leased(bridge, work))
 
-    def start(self, work: Callable[[Engine], Coroutine[Any, Any, T]]) -> Call[T]:
+    def start(self, work: Callable[[LoopEngine], Coroutine[Any, Any, T]]) -> Call[T]:
         """Start ``work(engine)`` on the loop thread, without waiting; the engine is built there first if need be."""
         bridge = get_bridge()
         return bridge.start(lambda: self._leased(bridge, work))
 
     def head(self, target: ObjectId) -> ObjectInfo:
-        """Size and ETag; see ``Engine.head``."""
+        """Size and ETag; see ``LoopEngine.head``."""
         return self.run(lambda engine: engine.head(target))
 
     def exists(self, target: ObjectId) -> bool:
-        """Whether there is such an object; see ``Engine.exists``."""
+        """Whether there is such an object; see ``LoopEngine.exists``."""
         return self.run(lambda engine: engine.exists(target))
 
     def get_small(self, source: ObjectId) -> bytes:
-        """A small object; see ``Engine.get_small``."""
+        """A small object; see ``LoopEngine.get_small``."""
         return self.run(lambda engine: engine.get_small(source))[0]
 
     def put(self, target: ObjectId, data: bytes | memoryview, replaces: Replaces = ANYTHING) -> ObjectInfo:
-        """Write an object; see ``Engine.put``."""
+        """Write an object; see ``LoopEngine.put``."""
         return self.run(lambda engine: engine.put(target, [data], replaces))
 
     def delete(self, target: ObjectId) -> None:
-        """Delete an object; see ``Engine.delete``."""
+        """Delete an object; see ``LoopEngine.delete``."""
         self.run(lambda engine: engine.delete(target))
 
     def copy(self, source: ObjectId, target: ObjectId) -> None:
-        """Copy an object within the service; see ``Engine.copy``."""
+        """Copy an object within the service; see ``LoopEngine.copy``."""
         self.run(lambda engine: engine.copy(source, target))
 
     def list_objects(self, prefix: ObjectId, delimiter: str = "") -> Sequence[ListedObject | str]:
-        """All rows of a listing; see ``Engine.list_objects``."""
+        """All rows of a listing; see ``LoopEngine.list_objects``."""
 
-        async def collect(engine: Engine) -> list[ListedObject | str]:
+        async def collect(engine: LoopEngine) -> list[ListedObject | str]:
             return [row async for row in engine.list_objects(prefix, delimiter)]
 
         return self.run(collect)
@@ -97,10 +97,10 @@ class Store:
     def _key(self) -> tuple[Any, ...]:
         return (self.region, *self.config.cache_key)
 
-    def _engine(self) -> Engine:
-        return Engine(self.config, self.region)
+    def _engine(self) -> LoopEngine:
+        return LoopEngine(self.config, self.region)
 
-    async def _leased(self, bridge: Bridge, work: Callable[[Engine], Coroutine[Any, Any, T]]) -> T:
+    async def _leased(self, bridge: Bridge, work: Callable[[LoopEngine], Coroutine[Any, Any, T]]) -> T:
         async with bridge.hold(self._key, self._engine) as engine:
             return await work(engine)
 

@@ -15,7 +15,7 @@ from aiockpt.bridge import Bridge, Call
 from aiockpt.crc import BlockCrcs
 from aiockpt.engine.assembler import PartAssembler
 from aiockpt.engine.budget import ByteBudget
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.engine.upload import OutgoingObject, OutgoingPart, Upload, UploadStats
 from aiockpt.model import ANYTHING, ObjectId, Replaces
 
@@ -26,7 +26,7 @@ class BlockingUpload:
     Leaving the block waits until every object stands; leaving it with an exception aborts those that do not.
     """
 
-    def __init__(self, bridge: Bridge, engine: Engine) -> None:
+    def __init__(self, bridge: Bridge, engine: LoopEngine) -> None:
         self.engine = engine
         self._bridge = bridge
         self._staging = Staging(engine.budget)

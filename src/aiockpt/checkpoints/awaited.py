@@ -18,7 +18,7 @@ from aiockpt.awaitable.turns import next_turn
 from aiockpt.checkpoints.place import Place, vanished
 from aiockpt.checkpoints.steps import Step
 from aiockpt.dcp.sweep import GRACE, Swept
-from aiockpt.engine.engine import Engine as LoopEngine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import AiockptError, NotFound
 from aiockpt.observe.report import Report
 from aiockpt.scope import Scope

@@ -19,7 +19,7 @@ from aiockpt.dcp.delete import delete_checkpoint
 from aiockpt.dcp.names import METADATA, is_metadata, step_of
 from aiockpt.dcp.sweep import Swept, sweep
 from aiockpt.engine.crew import run_all
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import AiockptError, NotFound, PreconditionFailed
 from aiockpt.model import ObjectId
 
@@ -46,7 +46,7 @@ class Run:
         """Where a step is, or would be."""
         return self.base / (step.name if isinstance(step, Step) else name_of(self.template, step))
 
-    async def steps(self, engine: Engine) -> list[Step]:
+    async def steps(self, engine: LoopEngine) -> list[Step]:
         """All steps, by number: one LIST, and one more for each of them."""
         found: list[Step] = []
 
@@ -56,7 +56,7 @@ class Run:
         await run_all([partial(look, name) async for name in self._names(engine)])
         return sorted(found, key=lambda step: (step.step, step.name))
 
-    async def latest(self, engine: Engine) -> Step | None:
+    async def latest(self, engine: LoopEngine) -> Step | None:
         """The last complete step; None: there is none."""
         names = sorted([name async for name in self._names(engine)], key=lambda name: (step_of(name) or 0, name))
         for name in reversed(names):
@@ -65,7 +65,7 @@ class Run:
                 return step
         return None
 
-    async def require_latest(self, engine: Engine) -> Step:
+    async def require_latest(self, engine: LoopEngine) -> Step:
         """The last complete step.
 
         Raises:
@@ -77,11 +77,11 @@ class Run:
             raise NotFound(there, status=404, code="NoSuchKey", bucket=self.base.bucket, key=self.base.key)
         return step
 
-    async def delete(self, engine: Engine, step: int | Step) -> None:
+    async def delete(self, engine: LoopEngine, step: int | Step) -> None:
         """Delete one step; see ``dcp.delete``."""
         await delete_checkpoint(engine, self.path(step), self.allowed_metadata_types)
 
-    async def prune(self, engine: Engine, saved: int | None = None) -> list[Step]:
+    async def prune(self, engine: LoopEngine, saved: int | None = None) -> list[Step]:
         """Delete what is not kept, the oldest first; a step that cannot be deleted does not keep others from it.
 
         The step just ``saved`` stays, also where a training that went back to an earlier step has later ones.
@@ -114,20 +114,20 @@ class Run:
             raise failures[0]
         return deleted
 
-    async def sweep(self, engine: Engine, grace: timedelta, *, dry_run: bool) -> Swept:
+    async def sweep(self, engine: LoopEngine, grace: timedelta, *, dry_run: bool) -> Swept:
         """Remove what killed writers left; see ``dcp.sweep``."""
         return await sweep(
             engine, self.base, grace=grace, dry_run=dry_run, allowed_metadata_types=self.allowed_metadata_types
         )
 
-    async def _names(self, engine: Engine) -> AsyncIterator[str]:
+    async def _names(self, engine: LoopEngine) -> AsyncIterator[str]:
         """The folders of the run that are named after a step."""
         folder = self.base / "" if self.base.key else self.base
         async for row in engine.list_objects(folder, "/"):
             if isinstance(row, str) and step_of(name := row.removeprefix(folder.key).rstrip("/")) is not None:
                 yield name
 
-    async def _look(self, engine: Engine, name: str) -> Step:
+    async def _look(self, engine: LoopEngine, name: str) -> Step:
         """What a step's folder says; of a large one only as much is listed as is needed to know."""
         path, number = self.base / name, step_of(name)
         assert number is not None

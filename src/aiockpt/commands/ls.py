@@ -14,7 +14,7 @@ from aiockpt.commands.parameters import S3_URI
 from aiockpt.commands.session import Session, command
 from aiockpt.commands.words import age, size
 from aiockpt.engine.crew import run_all
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import AiockptError, NotFound
 from aiockpt.inspection.listing import Found, find_checkpoints
 from aiockpt.inspection.summary import summarize
@@ -72,7 +72,7 @@ def ls(session: Session, *, uri: ObjectId, fast: bool) -> None:
             session.say(f"{row.uri}: {row.problem}")
 
 
-async def _rows(engine: Engine, prefix: ObjectId, *, fast: bool) -> Sequence[Row]:
+async def _rows(engine: LoopEngine, prefix: ObjectId, *, fast: bool) -> Sequence[Row]:
     below = ObjectId(prefix.bucket, f"{prefix.key}/" if prefix.key else "")
     found = find_checkpoints([row async for row in engine.list_objects(below)])
     rows = [Row(one, ObjectId(prefix.bucket, one.path).uri, len(one.ranks)) for one in found]
@@ -85,7 +85,7 @@ async def _rows(engine: Engine, prefix: ObjectId, *, fast: bool) -> Sequence[Row
     return rows
 
 
-async def _with_tensors(engine: Engine, bucket: str, row: Row) -> Row:
+async def _with_tensors(engine: LoopEngine, bucket: str, row: Row) -> Row:
     """With what the metadata tells, if there is any."""
     if not row.found.complete:
         return row

@@ -19,7 +19,7 @@ from functools import partial
 from aiockpt.dcp.names import data_number, folder_of
 from aiockpt.dcp.standing import data_of
 from aiockpt.engine.crew import run_all
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import MetadataError, NotFound, PreconditionFailed, S3Exception
 from aiockpt.model import NOTHING, ObjectId, Replaces
 
@@ -53,7 +53,7 @@ class Survey:
         return not self.replaces.nothing
 
 
-async def survey(engine: Engine, metadata: ObjectId, prefix: ObjectId) -> Survey:
+async def survey(engine: LoopEngine, metadata: ObjectId, prefix: ObjectId) -> Survey:
     """Look what stands at a checkpoint's path: its metadata, and data objects whose key starts with ``prefix``."""
     found: list[Replaces] = []
     numbers = [-1]
@@ -75,7 +75,7 @@ async def survey(engine: Engine, metadata: ObjectId, prefix: ObjectId) -> Survey
     return Survey(found[0], prefix, max(numbers) + 1)
 
 
-async def replaced_data(engine: Engine, found: Survey, metadata: ObjectId) -> frozenset[str]:
+async def replaced_data(engine: LoopEngine, found: Survey, metadata: ObjectId) -> frozenset[str]:
     """Keys of the objects that the standing metadata refer to, to be read while the new data are written.
 
     No keys if they cannot be read: a sweep has to find them then.
@@ -93,7 +93,7 @@ async def replaced_data(engine: Engine, found: Survey, metadata: ObjectId) -> fr
 
 
 async def commit(
-    engine: Engine, found: Survey, metadata: ObjectId, data: bytes, kept: Collection[str], replaced: Collection[str]
+    engine: LoopEngine, found: Survey, metadata: ObjectId, data: bytes, kept: Collection[str], replaced: Collection[str]
 ) -> None:
     """Make the new metadata stand, then delete the data that only the replaced ones referred to.
 
@@ -121,7 +121,7 @@ def _remember(bucket_url: str, key: str, etag: str, data: Collection[str]) -> No
         del _committed[next(iter(_committed))]
 
 
-async def _put(engine: Engine, metadata: ObjectId, data: bytes, replaces: Replaces) -> str:
+async def _put(engine: LoopEngine, metadata: ObjectId, data: bytes, replaces: Replaces) -> str:
     """Write the metadata; if those that they replace were deleted meanwhile, there is nothing to replace.
 
     Returns:
@@ -138,7 +138,7 @@ async def _put(engine: Engine, metadata: ObjectId, data: bytes, replaces: Replac
         raise
 
 
-async def _delete(engine: Engine, target: ObjectId) -> None:
+async def _delete(engine: LoopEngine, target: ObjectId) -> None:
     try:
         await engine.delete(target)
     except S3Exception as error:

@@ -11,7 +11,7 @@ from functools import partial
 
 from aiockpt.dcp.standing import data_of, metadata_at
 from aiockpt.engine.crew import run_all
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import NotFound, PreconditionFailed
 from aiockpt.model import ObjectId
 from aiockpt.s3.control import ListedObject
@@ -30,7 +30,9 @@ class Contents:
     data: Sequence[str]
 
 
-async def contents_of(engine: Engine, checkpoint: ObjectId, allowed_metadata_types: Iterable[type] = ()) -> Contents:
+async def contents_of(
+    engine: LoopEngine, checkpoint: ObjectId, allowed_metadata_types: Iterable[type] = ()
+) -> Contents:
     """What a checkpoint consists of.
 
     Raises:
@@ -54,7 +56,7 @@ async def contents_of(engine: Engine, checkpoint: ObjectId, allowed_metadata_typ
 
 
 async def delete_checkpoint(
-    engine: Engine, checkpoint: ObjectId, allowed_metadata_types: Iterable[type] = ()
+    engine: LoopEngine, checkpoint: ObjectId, allowed_metadata_types: Iterable[type] = ()
 ) -> Contents:
     """Delete a checkpoint; a load of it that is under way fails with ``NotFound`` and never reads a mixture.
 
@@ -75,7 +77,7 @@ async def delete_checkpoint(
     return found
 
 
-async def _delete_unchanged(engine: Engine, target: ObjectId, etag: str) -> None:
+async def _delete_unchanged(engine: LoopEngine, target: ObjectId, etag: str) -> None:
     """Delete an object if it has this ETag still: few stores know conditional deletes, so it is looked at."""
     try:
         info = await engine.head(target)

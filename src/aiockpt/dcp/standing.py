@@ -13,13 +13,13 @@ from aiockpt.dcp.metadata import load_metadata
 from aiockpt.dcp.names import folder_of, is_metadata, is_temporary_metadata
 from aiockpt.dcp.remnants import Standing
 from aiockpt.engine.crew import run_all
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import AccessDenied, MetadataError, NotFound
 from aiockpt.model import ObjectId
 from aiockpt.s3.control import ListedObject
 
 
-async def metadata_at(engine: Engine, bucket: str, folder: str, *, temporary: bool = False) -> list[ListedObject]:
+async def metadata_at(engine: LoopEngine, bucket: str, folder: str, *, temporary: bool = False) -> list[ListedObject]:
     """The metadata directly in a folder, those of ranks included; with ``temporary`` also stock DCP's unfinished ones.
 
     Args:
@@ -38,7 +38,7 @@ async def metadata_at(engine: Engine, bucket: str, folder: str, *, temporary: bo
     return sorted(found, key=lambda row: row.key)
 
 
-async def data_of(engine: Engine, metadata: ObjectId, allowed: Iterable[type] = ()) -> frozenset[str]:
+async def data_of(engine: LoopEngine, metadata: ObjectId, allowed: Iterable[type] = ()) -> frozenset[str]:
     """Keys of the objects that metadata refer to.
 
     Raises:
@@ -53,7 +53,7 @@ async def data_of(engine: Engine, metadata: ObjectId, allowed: Iterable[type] = 
 
 
 async def read_standing(
-    engine: Engine, bucket: str, keys: Iterable[str], allowed: Iterable[type] = ()
+    engine: LoopEngine, bucket: str, keys: Iterable[str], allowed: Iterable[type] = ()
 ) -> list[Standing]:
     """Read metadata; those that were deleted meanwhile are left out, those that cannot be read say so."""
     found: list[Standing] = []

@@ -16,7 +16,7 @@ from aiockpt.dcp.names import folders_above, is_data, is_metadata, is_temporary_
 from aiockpt.dcp.remnants import Remnant, Standing, Verdict, by_checkpoint, judge
 from aiockpt.dcp.standing import metadata_at, read_standing
 from aiockpt.engine.crew import run_all
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import AccessDenied, NotFound, ServiceError
 from aiockpt.model import ObjectId
 from aiockpt.s3.control import ListedObject, PendingUpload
@@ -44,7 +44,7 @@ class Swept:
 
 
 async def sweep(
-    engine: Engine,
+    engine: LoopEngine,
     path: ObjectId,
     *,
     grace: timedelta = GRACE,
@@ -86,7 +86,12 @@ async def sweep(
 
 
 async def _confirmed(
-    engine: Engine, bucket: str, checkpoint: str, verdicts: Sequence[Verdict], grace: timedelta, allowed: Iterable[type]
+    engine: LoopEngine,
+    bucket: str,
+    checkpoint: str,
+    verdicts: Sequence[Verdict],
+    grace: timedelta,
+    allowed: Iterable[type],
 ) -> list[Verdict]:
     """The verdicts of a second look, on what the first look found."""
     again = await _look(engine, bucket, checkpoint, allowed)
@@ -106,7 +111,7 @@ class _Look:
     standing: Sequence[Standing]
 
 
-async def _look(engine: Engine, bucket: str, folder: str, allowed: Iterable[type]) -> _Look:
+async def _look(engine: LoopEngine, bucket: str, folder: str, allowed: Iterable[type]) -> _Look:
     """Look around: what time it is first, so that nothing seems older than it is, and metadata last."""
     now = await engine.service_time(bucket)
     objects, remnants = await _objects(engine, bucket, folder), await _uploads(engine, bucket, folder)
@@ -122,11 +127,11 @@ async def _look(engine: Engine, bucket: str, folder: str, allowed: Iterable[type
     return _Look(now, sorted(metadata), remnants, [*hidden, *standing])
 
 
-async def _objects(engine: Engine, bucket: str, folder: str) -> list[ListedObject]:
+async def _objects(engine: LoopEngine, bucket: str, folder: str) -> list[ListedObject]:
     return [row async for row in engine.list_objects(ObjectId(bucket, folder)) if not isinstance(row, str)]
 
 
-async def _uploads(engine: Engine, bucket: str, folder: str) -> list[Remnant]:
+async def _uploads(engine: LoopEngine, bucket: str, folder: str) -> list[Remnant]:
     """The pending uploads of a checkpoint's objects, each with the time of its latest part."""
     rows = [row async for row in engine.pending_uploads(ObjectId(bucket, folder))]
     found: list[Remnant] = []
@@ -149,7 +154,7 @@ async def _uploads(engine: Engine, bucket: str, folder: str) -> list[Remnant]:
     return sorted(found, key=lambda remnant: (remnant.key, remnant.upload_id))
 
 
-async def _remove(engine: Engine, bucket: str, remnant: Remnant) -> None:
+async def _remove(engine: LoopEngine, bucket: str, remnant: Remnant) -> None:
     target = ObjectId(bucket, remnant.key)
     if remnant.upload_id:
         await engine.abort_upload(target, remnant.upload_id)

@@ -19,7 +19,7 @@ from aiockpt.s3.control import UploadedPart
 from aiockpt.wire.s3 import if_match
 
 if TYPE_CHECKING:
-    from aiockpt.engine.engine import Engine
+    from aiockpt.engine.engine import LoopEngine
 
 #: S3's limit of one CopyObject; larger objects are copied part by part.
 MAX_COPY_BYTES = 5 * GiB
@@ -28,7 +28,7 @@ MAX_COPY_BYTES = 5 * GiB
 COPY_PART_BYTES = GiB
 
 
-async def copy_object(engine: Engine, source: ObjectId, target: ObjectId) -> None:
+async def copy_object(engine: LoopEngine, source: ObjectId, target: ObjectId) -> None:
     """Copy ``source`` as it is now.
 
     Raises:
@@ -46,7 +46,7 @@ async def copy_object(engine: Engine, source: ObjectId, target: ObjectId) -> Non
         raise ObjectChanged(message, bucket=source.bucket, key=source.key, request_id=error.request_id) from error
 
 
-async def _copy_in_parts(engine: Engine, source: ObjectId, target: ObjectId, info: ObjectInfo) -> None:
+async def _copy_in_parts(engine: LoopEngine, source: ObjectId, target: ObjectId, info: ObjectInfo) -> None:
     upload = MultipartUpload(engine, target, checksums=False)
     try:
         await upload.begin()
@@ -62,7 +62,7 @@ async def _copy_in_parts(engine: Engine, source: ObjectId, target: ObjectId, inf
 
 
 async def _copy_parts(
-    engine: Engine, upload: MultipartUpload, source: ObjectId, etag: str, spans: Sequence[ByteRange]
+    engine: LoopEngine, upload: MultipartUpload, source: ObjectId, etag: str, spans: Sequence[ByteRange]
 ) -> list[UploadedPart]:
     copied: dict[int, UploadedPart] = {}
     control = engine.client.control

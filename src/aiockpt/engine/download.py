@@ -28,7 +28,7 @@ from aiockpt.s3.bulk import Pin, RangeTransfer
 from aiockpt.transport.landing import Landing
 
 if TYPE_CHECKING:
-    from aiockpt.engine.engine import Engine
+    from aiockpt.engine.engine import LoopEngine
 
 
 #: Reads of this size pay for requests of their own: no gap beside them is fetched. At 90 MB/s a connection 1 MiB takes
@@ -138,7 +138,7 @@ class Download:
         max_gap_bytes: further bound of the gaps that are fetched, below the engine's own.
     """
 
-    def __init__(self, engine: Engine, on_done: Callable[[Job], None], max_gap_bytes: float = math.inf) -> None:
+    def __init__(self, engine: LoopEngine, on_done: Callable[[Job], None], max_gap_bytes: float = math.inf) -> None:
         self._engine = engine
         self._max_gap_bytes = int(min(engine.config.max_gap_bytes, max_gap_bytes))
         self._on_done = on_done

@@ -54,8 +54,8 @@ _READS = frozenset({Operation.GET, Operation.HEAD, Operation.LIST})
 INLINE_BYTES = 4 * MiB
 
 
-class Engine:
-    """Awaitable S3 for checkpoints; an async context manager.
+class LoopEngine:
+    """Awaitable S3 on the loop where it is entered; an async context manager. Programs use ``aiockpt.Engine``.
 
     Attributes:
         config: its settings.

@@ -19,7 +19,7 @@ from aiockpt.plan.retry import Operation, may_have_happened
 from aiockpt.s3.control import UploadedPart
 
 if TYPE_CHECKING:
-    from aiockpt.engine.engine import Engine
+    from aiockpt.engine.engine import LoopEngine
 
 logger = logging.getLogger("aiockpt")
 
@@ -40,7 +40,7 @@ class MultipartUpload:
         upload_id: the service's id of it; ``""`` before it was begun and after it was ended.
     """
 
-    def __init__(self, engine: Engine, target: ObjectId, *, checksums: bool, step_aside: StepAside = stay) -> None:
+    def __init__(self, engine: LoopEngine, target: ObjectId, *, checksums: bool, step_aside: StepAside = stay) -> None:
         self.upload_id = ""
         self.target = target
         self._engine = engine

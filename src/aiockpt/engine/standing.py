@@ -20,7 +20,7 @@ from aiockpt.transport.connection import MAX_BUFFERED_BYTES
 from aiockpt.wire.s3 import if_match
 
 if TYPE_CHECKING:
-    from aiockpt.engine.engine import Engine
+    from aiockpt.engine.engine import LoopEngine
 
 logger = logging.getLogger("aiockpt")
 
@@ -62,7 +62,7 @@ class Conditions:
 
 
 async def stand(
-    engine: Engine,
+    engine: LoopEngine,
     operation: Operation,
     target: ObjectId,
     attempt: Callable[[Replaces], Awaitable[ObjectInfo]],
@@ -119,7 +119,7 @@ async def stand(
     return await engine.attempts(operation, target, attempt_or_look, stats=stats, step_aside=step_aside)
 
 
-async def must_still_be(engine: Engine, target: ObjectId, etag: str) -> None:
+async def must_still_be(engine: LoopEngine, target: ObjectId, etag: str) -> None:
     """Stand in for a condition on an ETag that cannot be sent, being weak.
 
     Raises:
@@ -131,7 +131,7 @@ async def must_still_be(engine: Engine, target: ObjectId, etag: str) -> None:
         raise PreconditionFailed(message, status=412, bucket=target.bucket, key=target.key)
 
 
-async def _already_there(engine: Engine, target: ObjectId, whole: Whole, *, by_size: bool) -> ObjectInfo | None:
+async def _already_there(engine: LoopEngine, target: ObjectId, whole: Whole, *, by_size: bool) -> ObjectInfo | None:
     """The object, if it stands there already.
 
     By its CRC32 where the store tells it or the object is small enough to be read, else ``by_size``.

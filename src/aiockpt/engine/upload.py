@@ -29,7 +29,7 @@ from aiockpt.s3.bulk import Payload
 from aiockpt.s3.control import UploadedPart
 
 if TYPE_CHECKING:
-    from aiockpt.engine.engine import Engine
+    from aiockpt.engine.engine import LoopEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +231,7 @@ class Upload:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: LoopEngine,
         on_sent: Callable[[OutgoingPart], None] = lambda _: None,
         on_object: Callable[[OutgoingObject], None] = lambda _: None,
     ) -> None:

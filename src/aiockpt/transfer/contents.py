@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from aiockpt.dcp.metadata import load_metadata
 from aiockpt.dcp.names import is_metadata
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import MetadataError, ShortRead
 from aiockpt.inspection.summary import Summary, summarize
 from aiockpt.model import ObjectId
@@ -48,7 +48,7 @@ class Contents:
         return sum(file.nbytes for file in self.data)
 
 
-async def contents_of_bucket(engine: Engine, base: ObjectId) -> Contents:
+async def contents_of_bucket(engine: LoopEngine, base: ObjectId) -> Contents:
     """What the checkpoint at ``base`` consists of.
 
     Raises:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from aiockpt.engine.crew import run_all
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import ObjectChanged
 from aiockpt.model import NOTHING, ObjectId
 from aiockpt.transfer.contents import Contents, DataFile
@@ -14,7 +14,7 @@ from aiockpt.transfer.metadata import fetch_metadata
 
 
 async def copy(
-    engine: Engine, source: ObjectId, contents: Contents, target: ObjectId, on_bytes: Callable[[int], object]
+    engine: LoopEngine, source: ObjectId, contents: Contents, target: ObjectId, on_bytes: Callable[[int], object]
 ) -> None:
     """Copy a checkpoint to ``target``, which ``target.prepare_bucket`` has found free or made so.
 

@@ -11,7 +11,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 from aiockpt.dcp.metadata import load_metadata
 from aiockpt.dcp.names import METADATA, is_rank_metadata
 from aiockpt.engine.crew import run_all
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import NotFound
 from aiockpt.model import ObjectId
 
@@ -19,7 +19,7 @@ from aiockpt.model import ObjectId
 MetadataByName = dict[str, Metadata]
 
 
-async def read_metadata(engine: Engine, base: ObjectId) -> MetadataByName:
+async def read_metadata(engine: LoopEngine, base: ObjectId) -> MetadataByName:
     """The metadata of a checkpoint in a bucket.
 
     Raises:
@@ -30,7 +30,7 @@ async def read_metadata(engine: Engine, base: ObjectId) -> MetadataByName:
     return {name: load_metadata(data, (base / name).uri) for name, data in fetched.items()}
 
 
-async def fetch_metadata(engine: Engine, base: ObjectId) -> dict[str, bytes]:
+async def fetch_metadata(engine: LoopEngine, base: ObjectId) -> dict[str, bytes]:
     """Likewise, as stored: nothing is loaded."""
     try:
         return await _fetch_all(engine, [base / METADATA])
@@ -42,7 +42,7 @@ async def fetch_metadata(engine: Engine, base: ObjectId) -> dict[str, bytes]:
         return await _fetch_all(engine, ranks)
 
 
-async def _fetch_all(engine: Engine, targets: Iterable[ObjectId]) -> dict[str, bytes]:
+async def _fetch_all(engine: LoopEngine, targets: Iterable[ObjectId]) -> dict[str, bytes]:
     """Metadata objects by their names, fetched together."""
     fetched: dict[str, bytes] = {}
 
@@ -53,7 +53,7 @@ async def _fetch_all(engine: Engine, targets: Iterable[ObjectId]) -> dict[str, b
     return fetched
 
 
-async def load(engine: Engine, target: ObjectId) -> Metadata:
+async def load(engine: LoopEngine, target: ObjectId) -> Metadata:
     """One metadata object.
 
     Raises:
@@ -63,7 +63,7 @@ async def load(engine: Engine, target: ObjectId) -> Metadata:
     return load_metadata(data, target.uri)
 
 
-async def _rank_metadata(engine: Engine, base: ObjectId) -> list[ObjectId]:
+async def _rank_metadata(engine: LoopEngine, base: ObjectId) -> list[ObjectId]:
     rows = [row async for row in engine.list_objects(base / "__", delimiter="/")]
     keys = (row.key for row in rows if not isinstance(row, str))
     return [ObjectId(base.bucket, key) for key in keys if is_rank_metadata(key)]

@@ -9,7 +9,7 @@ from pathlib import Path
 from aiockpt.dcp.delete import delete_checkpoint
 from aiockpt.dcp.names import is_metadata
 from aiockpt.engine.crew import run_all
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import AiockptError, MetadataError, NotFound, PreconditionFailed
 from aiockpt.model import ObjectId
 from aiockpt.transfer.contents import Contents, contents_of_folder
@@ -17,7 +17,7 @@ from aiockpt.transfer.contents import Contents, contents_of_folder
 _HOW = "pass --overwrite to have them replaced, or choose another place"
 
 
-async def prepare_bucket(engine: Engine, base: ObjectId, contents: Contents, *, overwrite: bool) -> None:
+async def prepare_bucket(engine: LoopEngine, base: ObjectId, contents: Contents, *, overwrite: bool) -> None:
     """See that nothing of a checkpoint is in the way of another; with ``overwrite``, delete what is.
 
     Metadata go first: nobody ever finds metadata there whose data are being replaced.

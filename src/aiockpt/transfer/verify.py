@@ -26,7 +26,7 @@ from aiockpt.dcp.names import METADATA
 from aiockpt.dcp.tasks import Loading
 from aiockpt.engine.budget import ByteBudget
 from aiockpt.engine.download import Job
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import AiockptError, MetadataError
 from aiockpt.inspection.summary import Place, summarize
 from aiockpt.model import ObjectId
@@ -95,7 +95,7 @@ def verify(store: Store, base: ObjectId, progress: Progress) -> Verdict:
     return Verdict(check.items, check.nbytes, [*missing, *check.damaged], check.unproven)
 
 
-async def _look(engine: Engine, base: ObjectId) -> tuple[MetadataByName, dict[str, int]]:
+async def _look(engine: LoopEngine, base: ObjectId) -> tuple[MetadataByName, dict[str, int]]:
     """The metadata, and the sizes of the objects there by their path."""
     parts = await read_metadata(engine, base)
     folder = f"{base.key}/" if base.key else ""

@@ -16,7 +16,7 @@ from botocore.loaders import JSONFileLoader
 
 from aiockpt.config import S3ClientConfig
 from aiockpt.dcp import S3StorageWriter
-from aiockpt.engine.engine import Engine
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import NotFound
 from aiockpt.model import MiB, ObjectId
 from dcp.checkpoints import save
@@ -52,7 +52,7 @@ def serve(environ: dict[str, str], orders: Connection) -> None:
 
 async def _warm_up() -> None:
     """Have botocore read its models."""
-    async with Engine(S3ClientConfig(), "us-east-1") as engine:
+    async with LoopEngine(S3ClientConfig(), "us-east-1") as engine:
         with suppress(NotFound):
             await engine.head(ObjectId("bucket", "nothing"))
 

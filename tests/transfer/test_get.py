@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,11 @@ def test_stock_dcp_reads_what_arrives(local: Place, store: Store, contents: Cont
 
 
 def open_files() -> set[str]:
-    """The files that this process has open, below no folder of the system."""
-    links = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    """The data objects that this process has open as files."""
+    links: set[str] = set()
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile, by another thread
+            links.add(str(link.readlink()))
     return {link for link in links if link.endswith(".distcp")}
 
 

@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.planner import LoadPlan
 
 import aiockpt
 from aiockpt import S3ReaderConstructor
+from aiockpt.dcp import commit
 from aiockpt.dcp.recording import Recording
 from aiockpt.model import MiB
 from aiockpt.observe.report import Phase, Progress, Report
@@ -95,6 +96,26 @@ def test_retries_and_throttles_count(local: Place, local_endpoint: LocalEndpoint
     assert report.operations == local_endpoint.stats().requests
     assert report.throttles == 2
     assert report.retries == 3
+
+
+@pytest.mark.filterwarnings("ignore:.*holds a checkpoint already")
+def test_looking_at_what_a_save_replaces_counts(
+    local: Place, local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(local)
+    monkeypatch.setattr(commit, "_committed", {})  # as in another process, which has to read the metadata
+    local_endpoint.reset_stats()
+    report = saved(local)
+    assert report.operations == local_endpoint.stats().requests
+    assert report.operations["GetObject"] == 1
+
+
+def test_a_second_look_at_damaged_metadata_counts(local: Place, local_endpoint: LocalEndpoint) -> None:
+    local.save(STATE)
+    local_endpoint.reset_stats()
+    local_endpoint.add_fault(Fault(FaultKind.FLIP_BIT, "GetObject", key=".metadata", after_bytes=100))
+    report = loaded(local, emptied(STATE), checksum="off")  # so that only the metadata themselves tell
+    assert report.operations == local_endpoint.stats().requests
 
 
 def test_a_load_through_streams_has_a_report_too(local: Place, local_endpoint: LocalEndpoint) -> None:

@@ -60,9 +60,6 @@ class S3StorageReader(FileSystemReader):
         reader_constructor: None: ``S3ReaderConstructor.dcp_optimized()``.
         allowed_metadata_types: types, beyond DCP's own, that the checkpoint's metadata may hold.
         settings: fields of ``S3ClientConfig``, by name (``endpoint_url`` …).
-
-    Attributes:
-        report: what the last load did; None until one has succeeded.
     """
 
     def __init__(
@@ -121,22 +118,25 @@ class S3StorageReader(FileSystemReader):
     def _read_metadata(self, rank: int | None) -> Metadata:
         target = ObjectId.parse(os.fspath(self._get_metadata_path(rank)))
         recorder = self._recording.begin(self._base.uri, rank)
-        try:
-            with recorder.working():
-                data = self._fs.store.get_small(target)
-        except NotFound as error:
-            if error.code == "NoSuchKey":
-                error.args = (f"{error.args[0]}; there is no complete checkpoint at {self.path}",)
-            raise
+        data = self._get_metadata(target, recorder)
         recorder.add(len(data))
         try:
             metadata = load_metadata(data, target.uri, self._allowed_metadata_types)
         except MetadataError:  # damaged on the way, or at rest: a second try tells
-            data = self._fs.store.get_small(target)
+            data = self._get_metadata(target, recorder)
             metadata = load_metadata(data, target.uri, self._allowed_metadata_types)
         assert metadata.storage_meta is not None
         metadata.storage_meta.load_id = self.load_id
         return metadata
+
+    def _get_metadata(self, target: ObjectId, recorder: Recorder) -> bytes:
+        try:
+            with recorder.working():
+                return self._fs.store.get_small(target)
+        except NotFound as error:
+            if error.code == "NoSuchKey":
+                error.args = (f"{error.args[0]}; there is no complete checkpoint at {self.path}",)
+            raise
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         """Remember what the load reads from; raises what ``read_metadata`` could not."""

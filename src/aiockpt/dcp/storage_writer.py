@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from torch.distributed.checkpoint.filesystem import (
     CURRENT_DCP_VERSION,
@@ -31,9 +31,12 @@ from aiockpt.dcp.peers import Fate, failing_together, shared_fates
 from aiockpt.dcp.recording import Recording
 from aiockpt.dcp.s3_prefix_strategy import DefaultPrefixStrategy, S3PrefixStrategyBase
 from aiockpt.dcp.save import FilePlan, SavePipeline
+from aiockpt.engine.engine import LoopEngine
 from aiockpt.model import ObjectId
 from aiockpt.observe.recorder import Recorder
 from aiockpt.observe.report import Phase, Progress, Report
+
+T = TypeVar("T")
 
 _WRITER_SETTINGS = frozenset({
     "_extensions", "cache_staged_state_dict", "overwrite", "per_thread_copy_ahead", "serialization_format",
@@ -168,7 +171,7 @@ class S3StorageWriter(FileSystemWriter):
             )
         if self._commits:
             target = self._metadata_object
-            self._replaced = self._fs.store.start(lambda engine: replaced_data(engine, found, target))
+            self._replaced = self._start(lambda engine: replaced_data(engine, found, target))
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Commit: write ``.metadata``, in one request, after all data."""
@@ -209,8 +212,12 @@ class S3StorageWriter(FileSystemWriter):
 
     def _start_survey(self, prefix: str) -> Call[Survey]:
         metadata, data = self._metadata_object, self._base / prefix
+        return self._start(lambda engine: survey(engine, metadata, data))
+
+    def _start(self, work: Callable[[LoopEngine], Coroutine[Any, Any, T]]) -> Call[T]:
+        """Begin something beside what this thread does, and count its requests."""
         with self._recording.current(self._base.uri).working():
-            return self._fs.store.start(lambda engine: survey(engine, metadata, data))
+            return self._fs.store.start(work)
 
     def _found(self, prefix: str | None = None) -> Survey:
         """What the survey found; made now if none is under way, or if it was for another prefix."""

@@ -51,7 +51,7 @@ ROOMS = {
     "s3": room(f"{DECISIONS} observe transport", "aiobotocore aiohttp botocore"),
     "engine": room(f"{DECISIONS} observe transport s3", "anyio"),
     "scope": room("errors", pure=True),
-    "bridge": room("errors scope", "uvloop"),
+    "bridge": room("errors scope", "anyio uvloop"),
     "blocking": room(f"{DECISIONS} observe transport s3 engine scope bridge"),
     "s3reader": room(f"{VALUES} engine bridge blocking"),
     "dcp": room(f"{ENGINE} s3reader", "torch"),

@@ -27,7 +27,7 @@ from aiockpt.awaitable.outcome import settle
 from aiockpt.awaitable.saving import BackgroundSave, SaveCall
 from aiockpt.awaitable.tensors import AHEAD_BYTES, TensorStream
 from aiockpt.blocking.store import Store
-from aiockpt.bridge import Call, get_bridge
+from aiockpt.bridge import Call, refuse_loop_thread
 from aiockpt.config import S3ClientConfig
 from aiockpt.dcp.file_system import object_at
 from aiockpt.engine.download import DownloadStats, Read
@@ -318,7 +318,7 @@ class Engine:
     async def _run(self, work: Callable[[LoopEngine], Coroutine[Any, Any, T]]) -> T:
         """Do ``work`` on the loop thread, and wait for it here."""
         self._refuse_closed()
-        get_bridge().refuse_own_thread()
+        refuse_loop_thread()
         scope = Scope()
         with scope.entered():
             call = self._store.start(work)

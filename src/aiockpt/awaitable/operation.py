@@ -21,7 +21,7 @@ import torch
 
 from aiockpt.awaitable.outcome import settle
 from aiockpt.awaitable.turns import Turn
-from aiockpt.bridge import get_bridge
+from aiockpt.bridge import refuse_loop_thread
 from aiockpt.errors import ClosedError
 from aiockpt.scope import Scope
 
@@ -59,7 +59,7 @@ class Operation(Generic[T]):
         turn = turn or Turn()
         job = [_Job(work, turn, self.scope, _stream_of_this_thread())]  # a list, for the thread to empty
         try:
-            get_bridge().refuse_own_thread()
+            refuse_loop_thread()
             threading.Thread(
                 target=contextvars.copy_context().run,
                 args=(_perform, job, self.scope, self.outcome),

@@ -6,7 +6,7 @@ import logging
 import time
 from typing import Any
 
-from aiockpt.bridge import get_bridge
+from aiockpt.bridge import loop_cpu_s
 from aiockpt.observe.otel import watch_if_used
 from aiockpt.observe.recorder import Recorder
 from aiockpt.observe.report import Kind, Progress, Report
@@ -52,5 +52,5 @@ class Recording:
 
 
 def _cpu_s() -> float:
-    """CPU seconds of this thread and of the loop thread."""
-    return time.thread_time() + get_bridge().cpu_s
+    """CPU seconds of this thread and of the loop threads."""
+    return time.thread_time() + sum(loop_cpu_s().values())

@@ -1,0 +1,8 @@
+"""From threads to event loops: loop threads, what they do for others, and what is leased on them."""
+
+from aiockpt.bridge.bridge import Bridge
+from aiockpt.bridge.calls import Call
+from aiockpt.bridge.process import FOREGROUND, get_bridge, loop_cpu_s
+from aiockpt.bridge.threads import refuse_loop_thread
+
+__all__ = ["FOREGROUND", "Bridge", "Call", "get_bridge", "loop_cpu_s", "refuse_loop_thread"]

@@ -5,9 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from datetime import UTC, datetime
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.config import Config
 from botocore.credentials import ReadOnlyCredentials
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,6 +66,20 @@ def test_the_signature_is_right(key: str, number: int, query: bool, token: str |
     assert headers.get("x-amz-security-token") == token
     assert ("x-amz-security-token" in names.split(";")) is bool(token)
     assert sent.items() <= signed.items()
+
+
+@given(key=KEYS, query=st.booleans(), token=st.sampled_from([None, "token"]))
+def test_botocore_signs_likewise(key: str, query: bool, token: str | None) -> None:
+    target = ADDRESS.target(key, "partNumber=7&uploadId=a~b" if query else "")
+    sent = {"Range": "bytes=0-9", "If-Match": '"e  tag"', "x-amz-meta-b": " b  c "}
+    ours = {name.lower(): value for name, value in signed_headers(credentials(token), ADDRESS, "PUT", target, sent)}
+    request = AWSRequest("PUT", f"http://{ADDRESS.host}{target}", headers=sent)
+    request.context["client_config"] = Config(s3={"payload_signing_enabled": False})
+    now = datetime.strptime(ours["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    with patch("botocore.auth.get_current_datetime", return_value=now):
+        S3SigV4Auth(credentials(token), ADDRESS.service, ADDRESS.region).add_auth(request)
+    theirs = {name.lower(): value for name, value in request.headers.items()}
+    assert ours == theirs | {"host": ADDRESS.host}
 
 
 def test_anonymous() -> None:

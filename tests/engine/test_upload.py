@@ -295,3 +295,21 @@ async def test_a_throttled_prefix_holds_up_no_other(
         await task
         assert len(stands) == 12
         assert await open_uploads(engine, target) == 0
+
+
+async def test_an_object_discarded_while_it_is_begun_is_aborted_at_once(
+    engine: LoopEngine, target: ObjectId, local_endpoint: LocalEndpoint
+) -> None:
+    local_endpoint.add_fault(Fault(FaultKind.STALL, "CreateMultipartUpload", after_bytes=None))
+    upload = Upload(engine)
+    task = asyncio.ensure_future(upload.run())
+    outgoing = upload.begin(target)
+    outgoing.expect_parts()
+    await until(lambda: "CreateMultipartUpload" in local_endpoint.stats().requests)
+    outgoing.discard()
+    local_endpoint.clear_faults()
+    await until(lambda: "AbortMultipartUpload" in local_endpoint.stats().requests)
+    assert not task.done()  # the session goes on
+    upload.finish()
+    await task
+    assert await open_uploads(engine, target) == 0

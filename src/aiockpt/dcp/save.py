@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
@@ -29,7 +29,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from aiockpt.archive.safetensors import build_header, file_order
 from aiockpt.archive.torchsave import framable, frame, plain, row_major_frame, storage_view
 from aiockpt.blocking.store import Store
-from aiockpt.blocking.upload import ObjectWriter
+from aiockpt.blocking.upload import BlockingUpload, ObjectWriter
 from aiockpt.crc import crc32, crc32_combine
 from aiockpt.dcp.proof import ProofWriter, attach
 from aiockpt.dcp.staging import staged_blocks
@@ -99,27 +99,52 @@ class SavePipeline:
         self._format = serialization_format
         self._recorder = recorder
 
-    def write(self, files: Iterable[FilePlan]) -> list[WriteResult]:
+    def write(self, likely: Sequence[FilePlan], named: Callable[[], Sequence[FilePlan]]) -> list[WriteResult]:
         """Write all files; returns where each item lies, once every object stands.
+
+        Args:
+            likely: the files by the names that they will probably have. An upload of several parts is begun for the
+                first of them, beside what ``named`` waits for, and dropped if that has another name for it.
+            named: waits until it is known which names are free; returns the same files by these.
 
         Raises:
             S3Exception: an object could not be written; whatever was begun has been aborted.
             ValueError: a tensor is sparse, or has no elements.
         """
         results: list[WriteResult] = []
-        sized = [(file, file.estimated_nbytes()) for file in files]
+        sizes = [file.estimated_nbytes() for file in likely]
         written_bytes = 0
         with self._store.upload() as upload:
             stats = upload.stats
-            self._recorder.expect(sum(nbytes for _, nbytes in sized), lambda: stats.sent_bytes)
-            for file, nbytes in sized:
+            self._recorder.expect(sum(sizes), lambda: stats.sent_bytes)
+            for file, writer in self._begin(upload, likely, named, sizes):
                 with self._recorder.phase(Phase.STAGING):
-                    writer = upload.object(self._base / file.path, NOTHING, total_bytes=nbytes)
                     results += self._write_file(writer, file)
                     writer.close()
                 written_bytes += writer.tell()
             self._recorder.expect(written_bytes, lambda: stats.sent_bytes)
         return results
+
+    def _begin(
+        self,
+        upload: BlockingUpload,
+        likely: Sequence[FilePlan],
+        named: Callable[[], Sequence[FilePlan]],
+        sizes: Sequence[int],
+    ) -> Iterator[tuple[FilePlan, ObjectWriter]]:
+        """Each file with its writer, begun when it is its turn; that of the first is begun before its name is sure."""
+
+        def begin(file: FilePlan, nbytes: int) -> ObjectWriter:
+            return upload.object(self._base / file.path, NOTHING, total_bytes=nbytes)
+
+        early = begin(likely[0], sizes[0]) if likely else None
+        files = named()
+        if early is not None and likely[0].path != files[0].path:
+            early.discard()
+            early = None
+        for file, nbytes in zip(files, sizes, strict=True):
+            yield file, early or begin(file, nbytes)
+            early = None
 
     def _write_file(self, writer: ObjectWriter, file: FilePlan) -> list[WriteResult]:
         """Serialized objects first, then tensors: the order of stock DCP."""

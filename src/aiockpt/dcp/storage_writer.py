@@ -27,6 +27,7 @@ from aiockpt.config import S3ClientConfig
 from aiockpt.dcp.commit import Survey, commit, replaced_data, survey
 from aiockpt.dcp.file_system import S3FileSystem, object_at
 from aiockpt.dcp.metadata import dump_metadata
+from aiockpt.dcp.numbering import likely_number, note_used
 from aiockpt.dcp.peers import Fate, failing_together, shared_fates
 from aiockpt.dcp.recording import Recording
 from aiockpt.dcp.s3_prefix_strategy import DefaultPrefixStrategy, S3PrefixStrategyBase
@@ -139,27 +140,38 @@ class S3StorageWriter(FileSystemWriter):
         return future
 
     def _write(self, plan: SavePlan, planner: SavePlanner, prefix: str) -> list[WriteResult]:
-        found = self._found(prefix)
-        if found.exists:
-            self._begin_replacing(found)
         buckets = (
             _split_by_size_and_type(self.thread_count, plan.items)
             if self.single_file_per_rank
             else [[item] for item in plan.items]
         )
-        files = [
-            FilePlan(f"{prefix}{number}{DEFAULT_SUFFIX}", items)
-            for number, items in enumerate(self._writable_files(buckets), found.next_number)
-        ]
+        files = list(self._writable_files(buckets))
         recorder = self._recording.current(self._base.uri)
         pipeline = SavePipeline(
             self._fs.store, self._base, planner, self.transforms, self.serialization_format, recorder
         )
         with recorder.working(), recorder.phase(Phase.TRANSFER):
-            results = pipeline.write(files)
+            results = pipeline.write(
+                _numbered(prefix, self._likely_number(prefix), files),
+                lambda: _numbered(prefix, self._free_number(prefix), files),
+            )
+        note_used(self._base / prefix, self._found().next_number + len(files))
         if not self._commits:
             self._recording.finish()
         return results
+
+    def _likely_number(self, prefix: str) -> int:
+        """What ``_free_number`` will probably return, without waiting for it."""
+        if self._survey is not None and self._survey.done:
+            return self._found(prefix).next_number
+        return likely_number(self._base / prefix)
+
+    def _free_number(self, prefix: str) -> int:
+        """Wait for the survey, and have what it found looked into; returns the first number that no name has used."""
+        found = self._found(prefix)
+        if found.exists:
+            self._begin_replacing(found)
+        return found.next_number
 
     def _begin_replacing(self, found: Survey) -> None:
         """Say that a checkpoint will be replaced; find out which data it has while the new ones are written."""
@@ -250,3 +262,8 @@ class S3StorageWriter(FileSystemWriter):
                     rounds.append(place := {})
                 place[name] = item
             yield from (list(held.values()) for held in rounds)
+
+
+def _numbered(prefix: str, first: int, files: Sequence[Sequence[WriteItem]]) -> list[FilePlan]:
+    """Files by the names that they have if ``first`` is the number of the first of them."""
+    return [FilePlan(f"{prefix}{number}{DEFAULT_SUFFIX}", items) for number, items in enumerate(files, first)]

@@ -181,6 +181,7 @@ class OutgoingObject:
         early, self._early = self._early, []
         for part in early:
             self._send_soon(multipart, part)
+        self._settle()  # it may have been discarded meanwhile
 
     async def _send(self, multipart: MultipartUpload, part: OutgoingPart) -> None:
         engine, payload = self._upload.engine, part.payload

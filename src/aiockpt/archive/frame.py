@@ -178,28 +178,23 @@ class _NarrowTail:
 class _FrameTail:
     """A template in which only what follows from the payload's CRC32 is missing: it is filled in for every item."""
 
-    __slots__ = ("_bytes", "_crc_at", "_id_at", "_id_crcs_at", "_seed")
+    __slots__ = ("_form", "_seed")
 
     def __init__(self, template: bytes, *, seed: int, id_at: int, crc_at: int, id_crcs_at: tuple[int, int]) -> None:
-        self._bytes = template
         self._seed = seed
-        self._id_at = id_at
-        self._crc_at = crc_at
-        self._id_crcs_at = id_crcs_at
+        id_end, id_entry = id_crcs_at
+        holes = ((_DESCRIPTOR_CRC, 4), (id_at, _ID_NBYTES), (id_end, 4), (crc_at, 4), (id_entry, 4))
+        starts = [0, *(at + nbytes for at, nbytes in holes)]
+        ends = [*(at for at, _ in holes), len(template)]
+        self._form = b"%b".join(
+            template[start:end].replace(b"%", b"%%") for start, end in zip(starts, ends, strict=True)
+        )
 
     def filled(self, crc: int) -> bytes:
         """The tail of a payload with this CRC32."""
-        tail = bytearray(self._bytes)
-        id_at, (id_end, id_entry) = self._id_at, self._id_crcs_at
-        pack = _U32.pack_into
-        pack(tail, _DESCRIPTOR_CRC, crc)
-        pack(tail, self._crc_at, crc)
         serialization_id = _serialization_id(_mixed(self._seed, (crc, _VERSION_CRC)))
-        tail[id_at : id_at + _ID_NBYTES] = serialization_id
-        id_crc = crc32(serialization_id)
-        pack(tail, id_end, id_crc)
-        pack(tail, id_entry, id_crc)
-        return bytes(tail)
+        payload_crc, id_crc = _U32.pack(crc), _U32.pack(crc32(serialization_id))
+        return self._form % (payload_crc, serialization_id, id_crc, payload_crc, id_crc)
 
 
 _narrow_geometry = lru_cache(maxsize=1024)(_Geometry)

@@ -44,6 +44,14 @@ def _common_frame(dtype: torch.dtype, shape: Sequence[int]) -> Frame | None:
     return contiguous_frame(dtype, tuple(shape)) if picklable(dtype) else None
 
 
+def _common_crc32(frame: Frame | None, head: bytes, tail: bytes) -> int | None:
+    """The CRC32 that an item in the common form records for its payload; None if it is of another form."""
+    if frame is None or frame.head != head or sys.byteorder != "little":
+        return None
+    recorded = int.from_bytes(tail[4:8], "little") if frame.payload_nbytes else 0
+    return recorded if frame.tail(recorded) == tail else None
+
+
 def locate(head: bytes) -> Located:
     """Find the payload by walking the local headers from an item's start.
 
@@ -91,11 +99,9 @@ def confirm(
     )
     require(payload_nbytes == prod(shape) * dtype.itemsize, "the payload is not as long as dtype and shape say")
     head, tail = bytes(head), bytes(tail)
-    frame = _common_frame(dtype, shape)
-    if frame is not None and frame.head == head:
-        recorded = int.from_bytes(tail[4:8], "little") if payload_nbytes else 0
-        if frame.tail(recorded) == tail:
-            return recorded
+    recorded = _common_crc32(_common_frame(dtype, shape), head, tail)
+    if recorded is not None:
+        return recorded
     return _examine(Ends(head, tail, item_nbytes), payload_offset, payload_nbytes, dtype, tuple(shape))
 
 
@@ -184,21 +190,24 @@ def payload_of(item: memoryview, dtype: torch.dtype, shape: Sequence[int]) -> tu
         ChecksumMismatch: the payload's bytes do not match the CRC32 recorded for them.
         Surprise: as `confirm` and `locate`.
     """
-    length = len(item)
-    start = predict(length, dtype, shape)
-    if start is None:
+    frame = _common_frame(dtype, shape)
+    if frame is not None and frame.item_nbytes == len(item):
+        start = len(frame.head)
+    else:
         start = locate(bytes(item)).payload_offset
-    nbytes = prod(shape) * dtype.itemsize
-    payload = item[start : start + nbytes]
-    recorded = confirm(
-        item[:start],
-        item[start + nbytes :],
-        item_nbytes=length,
-        payload_offset=start,
-        payload_nbytes=nbytes,
-        dtype=dtype,
-        shape=shape,
-    )
+    end = start + prod(shape) * dtype.itemsize
+    payload = item[start:end]
+    recorded = _common_crc32(frame, bytes(item[:start]), bytes(item[end:]))
+    if recorded is None:
+        recorded = confirm(
+            item[:start],
+            item[end:],
+            item_nbytes=len(item),
+            payload_offset=start,
+            payload_nbytes=end - start,
+            dtype=dtype,
+            shape=shape,
+        )
     if recorded is not None and crc32(payload) != recorded:
         raise ChecksumMismatch(f"the payload's CRC32 is not the recorded {recorded:#010x}")
     return payload, recorded is not None

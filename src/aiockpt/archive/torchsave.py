@@ -116,7 +116,7 @@ def storage_view(tensor: torch.Tensor) -> memoryview:
     if nbytes == 0:
         return memoryview(bytearray())
     view: memoryview = _memory_at(tensor.data_ptr(), nbytes, _PyBUF_WRITE)
-    return view.cast("B")
+    return view
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:

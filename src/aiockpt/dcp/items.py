@@ -43,9 +43,14 @@ class StoredItem(NamedTuple):
     crc32s: bytes | None = None
 
     @property
+    def end(self) -> int:
+        """Where the item ends in the object."""
+        return self.offset + self.length
+
+    @property
     def span(self) -> ByteRange:
         """The whole item."""
-        return ByteRange(self.offset, self.offset + self.length)
+        return ByteRange(self.offset, self.end)
 
     @property
     def payload_nbytes(self) -> int:
@@ -56,7 +61,7 @@ class StoredItem(NamedTuple):
     @property
     def is_whole(self) -> bool:
         """Whether all of the stored chunk is wanted."""
-        return tuple(self.read.lengths) == self.shape
+        return self.read.lengths == self.shape
 
     @property
     def is_bare(self) -> bool:
@@ -77,7 +82,7 @@ class StoredItem(NamedTuple):
             raise MetadataError(f"{self}: {exc}") from exc
 
     def __str__(self) -> str:
-        return f"{self.read.storage_index.fqn!r} in {self.source.uri}, bytes {self.offset}-{self.offset + self.length}"
+        return f"{self.read.storage_index.fqn!r} in {self.source.uri}, bytes {self.offset}-{self.end}"
 
 
 class Catalogue:
@@ -95,7 +100,6 @@ class Catalogue:
         self._base = base
         self._tensors = metadata.state_dict_metadata if metadata is not None else {}
         self._storage_data = storage_data
-        self._sources: dict[str, ObjectId] = {}
 
     def items(self, reads: Iterable[ReadItem], turn: float = 0.0) -> Iterator[StoredItem]:
         """What is stored for read items, by object and offset; each is made when it is asked for.
@@ -107,18 +111,19 @@ class Catalogue:
         Raises:
             MetadataError: nothing is, or what is said of it does not fit together.
         """
-        by_path: defaultdict[str, list[tuple[int, int, ReadItem, _StorageInfo]]] = defaultdict(list)
-        for number, read in enumerate(reads):
+        by_path: defaultdict[str, list[tuple[int, ReadItem, _StorageInfo]]] = defaultdict(list)
+        for read in reads:
             place = self._storage_data.get(read.storage_index)
             if place is None:
                 raise no_place_for(read.storage_index, self._base)
-            by_path[place.relative_path].append((place.offset, number, read, place))
+            by_path[place.relative_path].append((place.offset, read, place))
         paths = sorted(by_path)
         first = int(turn * len(paths))
         for path in paths[first:] + paths[:first]:
+            source = self._base / path
             last, end = -1, 0
-            for offset, _, read, place in sorted(by_path.pop(path), key=itemgetter(0, 1)):
-                item = self._item(read, place)
+            for offset, read, place in sorted(by_path.pop(path), key=itemgetter(0)):
+                item = self._item(read, place, source)
                 if last < offset < end:  # the items of a safetensors file all begin where it begins
                     raise MetadataError(f"{item} overlaps the item before it, which ends at {end}")
                 last, end = offset, max(end, offset + place.length)
@@ -135,10 +140,7 @@ class Catalogue:
                 total += place.length
         return total
 
-    def _item(self, read: ReadItem, place: _StorageInfo) -> StoredItem:
-        source = self._sources.get(place.relative_path)
-        if source is None:
-            source = self._sources[place.relative_path] = self._base / place.relative_path
+    def _item(self, read: ReadItem, place: _StorageInfo, source: ObjectId) -> StoredItem:
         dtype, shape = (None, ()) if read.type is LoadItemType.BYTE_IO else self._chunk(read)
         # This field wasn't present in older checkpoints.
         transforms = getattr(place, "transform_descriptors", None) or ()
@@ -152,7 +154,7 @@ class Catalogue:
         if not isinstance(tensor, TensorStorageMetadata):
             return None, ()
         shape = tuple(_chunk_at(tensor.chunks, index).sizes) if index.offset is not None else tuple(tensor.size)
-        if any(side < 0 for side in shape):
+        if shape and min(shape) < 0:
             raise MetadataError(f"{self._base.uri}: {index.fqn!r} has a shape that no tensor has: {shape}")
         if read.lengths == shape and not any(read.storage_offsets):  # the whole chunk: by far the most common
             return tensor.properties.dtype, shape

@@ -201,7 +201,7 @@ def _groups(items: Iterable[StoredItem]) -> Iterator[tuple[_Route, list[StoredIt
         if group and not (route is group_route and _joins(route, group[0], end, item)):
             yield group_route, group
             group = []
-        end = max(end, item.span.end) if group else item.span.end
+        end = max(end, item.end) if group else item.end
         group_route = route
         group.append(item)
     if group:
@@ -217,7 +217,7 @@ def _joins(route: _Route, first: StoredItem, end: int, item: StoredItem) -> bool
     return (
         route is _Route.TOGETHER
         and item.offset - end <= TOGETHER_GAP_BYTES
-        and item.span.end - first.offset <= TOGETHER_BYTES
+        and item.end - first.offset <= TOGETHER_BYTES
     )
 
 

@@ -109,9 +109,9 @@ class ObjectWriter:
         """Bytes written so far."""
         return self._assembler.tell()
 
-    def copy_in(self, data: bytes | bytearray | memoryview) -> None:
-        """Append a copy of ``data``; may wait for staging memory."""
-        self._assembler.copy_in(data)
+    def copy_in(self, *pieces: bytes | bytearray | memoryview) -> None:
+        """Append copies of ``pieces``; may wait for staging memory."""
+        self._assembler.copy_in(*pieces)
 
     def reserve(self, nbytes: int) -> None:
         """Wait until ``nbytes`` may be staged, to be handed over with ``refer_to(..., staged=True)``."""

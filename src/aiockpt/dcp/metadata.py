@@ -9,14 +9,12 @@ from __future__ import annotations
 import codecs
 import copyreg
 import enum
-import gc
 import io
 import pathlib
 import pickle
 import reprlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sized
 from functools import cache, partial
 from typing import Any
 
@@ -32,6 +30,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from aiockpt.crc import crc32
+from aiockpt.dcp.collector import collector_paused
 from aiockpt.dcp.opcodes import end_of_pickle
 from aiockpt.errors import MetadataError
 
@@ -202,7 +201,7 @@ def load_metadata(data: bytes, where: str, allowed: Iterable[type] = ()) -> Meta
     """
     try:
         end = _end_of_intact(data)
-        with _collector_paused():
+        with collector_paused():
             loaded = _SafeUnpickler(data[:end], where, allowed).load()
         return _checked(loaded, where)
     except MetadataError as exc:
@@ -265,7 +264,7 @@ def dump_metadata(metadata: Metadata) -> bytes:
     a flipped bit could move a chunk and its place alike, and then nothing would contradict it.
     """
     buffer = io.BytesIO()
-    with _collector_paused():
+    with collector_paused():
         _SharingPickler(buffer).dump(metadata)
     buffer.write(b"%08x" % crc32(buffer.getbuffer()) + _TRAILER)
     return buffer.getvalue()
@@ -321,19 +320,3 @@ def _reduce_place(place: _StorageInfo) -> _Reduced:
 def _reduced(kind: type, state: dict[str, object]) -> _Reduced:
     """What ``object.__reduce_ex__(2)`` gives for an object with just a ``__dict__``."""
     return copyreg.__newobj__, (kind,), state  # type: ignore[attr-defined]  # what pickle itself calls
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Without the cyclic garbage collector.
-
-    It finds nothing in the objects that pickling and unpickling make, but looks at all of them again and again, which
-    takes two thirds of the time for 20,000 tensors.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

@@ -12,7 +12,8 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, cast
+from itertools import pairwise
+from typing import IO, Any, NamedTuple, cast
 
 import torch
 from torch.distributed.checkpoint._hf_utils import (
@@ -31,6 +32,7 @@ from aiockpt.archive.torchsave import framable, frame, plain, row_major_frame, s
 from aiockpt.blocking.store import Store
 from aiockpt.blocking.upload import BlockingUpload, ObjectWriter
 from aiockpt.crc import crc32, crc32_combine
+from aiockpt.dcp.collector import collector_paused
 from aiockpt.dcp.proof import ProofWriter, attach
 from aiockpt.dcp.staging import staged_blocks
 from aiockpt.errors import LocalProtocolError
@@ -69,6 +71,13 @@ def _item_nbytes(item: WriteItem) -> int:
     if item.tensor_data is None:
         return 0
     return math.prod(item.tensor_data.chunk.sizes) * item.tensor_data.properties.dtype.itemsize
+
+
+class _Note(NamedTuple):
+    """What the metadata keep of an item beside its place: its proof, and the transforms that it went through."""
+
+    proof: bytes
+    transforms: Sequence[str] | None = None
 
 
 class SavePipeline:
@@ -148,48 +157,49 @@ class SavePipeline:
 
     def _write_file(self, writer: ObjectWriter, file: FilePlan) -> list[WriteResult]:
         """Serialized objects first, then tensors: the order of stock DCP."""
-        results = [self._write_bytes(writer, item, file) for item in file.items if item.type is WriteItemType.BYTE_IO]
+        objects = [item for item in file.items if item.type is WriteItemType.BYTE_IO]
         tensors = [item for item in file.items if item.type is not WriteItemType.BYTE_IO]
         if self._format is SerializationFormat.SAFETENSORS:
-            return results + self._write_safetensors(writer, tensors, file)
-        return results + [self._write_tensor(writer, item, file) for item in tensors]
+            return self._write_items(writer, objects, file) + self._write_safetensors(writer, tensors, file)
+        return self._write_items(writer, objects + tensors, file)
 
-    def _write_bytes(self, writer: ObjectWriter, item: WriteItem, file: FilePlan) -> WriteResult:
-        start = writer.tell()
-        data = cast("io.BytesIO", self._planner.resolve_data(item))
-        if not self._transforms.extensions:
-            proof = ProofWriter(data.getbuffer().nbytes)
-            proof.add(data.getbuffer())
-            writer.copy_in(data.getbuffer())
-            return _result(item, file, start, writer.tell(), proof.packed())
-        return self._write_transformed(writer, item, file, lambda stream: stream.write(data.getbuffer()))
+    def _write_items(self, writer: ObjectWriter, items: Sequence[WriteItem], file: FilePlan) -> list[WriteResult]:
+        """Items one behind the other."""
+        bounds = [writer.tell()]
+        notes: list[_Note | None] = []
+        for item in items:
+            notes.append(self._write_item(writer, item))
+            bounds.append(writer.tell())
+        with collector_paused():
+            return [
+                _result(item, file, start, end, note)
+                for item, (start, end), note in zip(items, pairwise(bounds), notes, strict=True)
+            ]
 
-    def _write_tensor(self, writer: ObjectWriter, item: WriteItem, file: FilePlan) -> WriteResult:
-        start = writer.tell()
+    def _write_item(self, writer: ObjectWriter, item: WriteItem) -> _Note | None:
+        if item.type is WriteItemType.BYTE_IO:
+            return self._write_bytes(writer, item)
         tensor = self._resolve(item)
         if self._transforms.extensions:
             whole = _standalone(tensor)
-            return self._write_transformed(writer, item, file, lambda stream: torch.save(whole, stream))
-        proof = ProofWriter(tensor.nbytes) if tensor.nbytes >= PROOF_FROM_BYTES else None
-        row_major = tensor.is_contiguous()
-        if framable(tensor):
-            _write_framed(writer, tensor, proof)
-        elif not (plain(tensor) and (row_major := _write_staged(writer, tensor, proof))):
-            buffer = io.BytesIO()
-            torch.save(_standalone(tensor), buffer)
-            writer.copy_in(buffer.getbuffer())
-        packed = proof.packed(row_major=row_major) if proof and proof.crcs else None
-        return _result(item, file, start, writer.tell(), packed)
+            return self._write_transformed(writer, item, lambda stream: torch.save(whole, stream))
+        return _write_tensor(writer, tensor)
 
-    def _write_transformed(
-        self, writer: ObjectWriter, item: WriteItem, file: FilePlan, write: Callable[[IO[bytes]], object]
-    ) -> WriteResult:
-        start = writer.tell()
+    def _write_bytes(self, writer: ObjectWriter, item: WriteItem) -> _Note:
+        data = cast("io.BytesIO", self._planner.resolve_data(item))
+        if self._transforms.extensions:
+            return self._write_transformed(writer, item, lambda stream: stream.write(data.getbuffer()))
+        proof = ProofWriter(data.getbuffer().nbytes)
+        proof.add(data.getbuffer())
+        writer.copy_in(data.getbuffer())
+        return _Note(proof.packed())
+
+    def _write_transformed(self, writer: ObjectWriter, item: WriteItem, write: Callable[[IO[bytes]], object]) -> _Note:
         proof = ProofWriter(None)
         stream, descriptors = self._transforms.transform_save_stream(item, _WriterStream(writer, proof))
         write(stream)
         stream.close()
-        return _result(item, file, start, writer.tell(), proof.packed(), descriptors)
+        return _Note(proof.packed(), descriptors or None)
 
     def _write_safetensors(self, writer: ObjectWriter, items: Sequence[WriteItem], file: FilePlan) -> list[WriteResult]:
         """One safetensors file behind what was written so far; every item is said to start where it starts."""
@@ -200,7 +210,7 @@ class SavePipeline:
         tensors = {name: self._resolve(item) for name, item in by_name.items()}
         entries = [(name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()]
         writer.copy_in(build_header(entries, _safetensors_metadata(items)))
-        proofs: dict[str, bytes] = {}
+        notes: dict[str, _Note] = {}
         for name, _, _ in file_order(entries):
             tensor = tensors.pop(name)
             proof = ProofWriter(tensor.nbytes)
@@ -208,8 +218,8 @@ class SavePipeline:
                 writer.refer_to(storage_view(tensor), tensor, blocks=proof)
             else:
                 _write_blocks(writer, tensor, proof)
-            proofs[name] = proof.packed()
-        return [_result(item, file, start, start + _item_nbytes(item), proofs[item.index.fqn]) for item in items]
+            notes[name] = _Note(proof.packed())
+        return [_result(item, file, start, start + _item_nbytes(item), notes[item.index.fqn]) for item in items]
 
     def _resolve(self, item: WriteItem) -> torch.Tensor:
         """The tensor to be written.
@@ -227,13 +237,24 @@ class SavePipeline:
         return tensor
 
 
+def _write_tensor(writer: ObjectWriter, tensor: torch.Tensor) -> _Note | None:
+    proof = ProofWriter(tensor.nbytes) if tensor.nbytes >= PROOF_FROM_BYTES else None
+    row_major = tensor.is_contiguous()
+    if framable(tensor):
+        _write_framed(writer, tensor, proof)
+    elif not (plain(tensor) and (row_major := _write_staged(writer, tensor, proof))):
+        buffer = io.BytesIO()
+        torch.save(_standalone(tensor), buffer)
+        writer.copy_in(buffer.getbuffer())
+    return _Note(proof.packed(row_major=row_major)) if proof and proof.crcs else None
+
+
 def _write_framed(writer: ObjectWriter, tensor: torch.Tensor, proof: ProofWriter | None) -> None:
     """A tensor from its own memory; copied together with its frame if it is small."""
     surround, payload = frame(tensor), storage_view(tensor)
     if len(payload) < COPY_BELOW_BYTES:
-        writer.copy_in(surround.head)
-        writer.copy_in(payload)
-        writer.copy_in(surround.tail(proof.add(payload) if proof else crc32(payload)))
+        crc = proof.add(payload) if proof else crc32(payload)
+        writer.copy_in(surround.head, payload, surround.tail(crc))
         return
     writer.copy_in(surround.head)
     crc = writer.refer_to(payload, tensor, blocks=proof)
@@ -275,16 +296,9 @@ def _safetensors_metadata(items: Sequence[WriteItem]) -> dict[str, str]:
     return {CUSTOM_METADATA_KEY: json.dumps(places), DCP_VERSION_KEY: str(HF_DCP_VERSION), FORMAT_KEY: FORMAT_VALUE}
 
 
-def _result(
-    item: WriteItem,
-    file: FilePlan,
-    start: int,
-    end: int,
-    proof: bytes | None,
-    descriptors: Sequence[str] | None = None,
-) -> WriteResult:
-    place = attach(_StorageInfo(file.path, start, end - start, descriptors or None), proof)
-    return WriteResult(index=item.index, size_in_bytes=end - start, storage_data=place)
+def _result(item: WriteItem, file: FilePlan, start: int, end: int, note: _Note | None) -> WriteResult:
+    place = _StorageInfo(file.path, start, end - start, note.transforms if note else None)
+    return WriteResult(item.index, end - start, attach(place, note.proof) if note else place)
 
 
 class _WriterStream(io.RawIOBase):

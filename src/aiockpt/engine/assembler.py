@@ -62,15 +62,19 @@ class PartAssembler:
         else:
             self.refer_to(memoryview(data), owner)
 
-    def copy_in(self, data: bytes | bytearray | memoryview) -> None:
-        """Append a copy of ``data``, which may be small or large."""
-        size = len(data)
-        start = self._run_end
-        if size <= self._room and start + size <= len(self._arena):  # nearly always, for what is small
-            self._arena[start : start + size] = data
-            self._copied(size)
-            return
-        view = memoryview(data)
+    def copy_in(self, *pieces: bytes | bytearray | memoryview) -> None:
+        """Append copies of ``pieces``, which may be small or large."""
+        for data in pieces:
+            size = len(data)
+            start = self._run_end
+            if size <= self._room and start + size <= len(self._arena):  # nearly always, for what is small
+                self._arena[start : start + size] = data
+                self._copied(size)
+            else:
+                self._copy_in_parts(memoryview(data))
+
+    def _copy_in_parts(self, view: memoryview) -> None:
+        """Append a copy of what reaches out of the part, or of the arena."""
         while view:
             if not self._room:
                 self._end_part()

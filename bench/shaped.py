@@ -36,10 +36,13 @@ def shaped(settings: Settings, *, latency_s: float, connection_mb_s: float, tota
     with open_storage(settings.place, reserve_bytes=4 * settings.nbytes, shape=shape) as storage:
         shared = (storage, settings.nbytes, settings.contenders, (1,), settings.rounds)
         loads = transfer.load_rounds(*shared, bare=BareLoad(connections, REQUEST_BYTES))
-        saves = transfer.save_rounds(*shared, bare=BareSave(settings.nbytes, connections, REQUEST_BYTES))
-    transfer.add_rows(report, {(name, "load"): observed for (name, _), observed in loads.items()})
-    transfer.add_rows(report, {(name, "save"): observed for (name, _), observed in saves.items()})
-    for what in ("load", "save"):
+        bare = BareSave(settings.nbytes, connections, REQUEST_BYTES)
+        saves = transfer.save_rounds(*shared, bare=bare, anew=True)
+        replacing = transfer.save_rounds(*shared, bare=bare)
+    variants = {"load": loads, "save": saves, "save, replacing": replacing}
+    for what, results in variants.items():
+        transfer.add_rows(report, {(name, what): observed for (name, _), observed in results.items()})
+    for what in variants:
         reached = report.median(OURS, what, GB_S)
         report.bars += [
             Bar.at_least(f"{what}: share of the link's bandwidth", 0.9, reached and reached / total_gb_s),
@@ -49,6 +52,7 @@ def shaped(settings: Settings, *, latency_s: float, connection_mb_s: float, tota
     report.remarks.append(
         f"The link passes {gigabytes:.1f} GB in {gigabytes / total_gb_s:.2f} s; a request that must wait for another "
         f"one's answer adds {latency_s * 1e3:.0f} ms. The bare loop has {connections} connections; its uploads are "
-        "begun, and its URLs signed, beforehand."
+        "begun, and its URLs signed, beforehand. A save is to a new path each time; one that replaces a checkpoint "
+        "deletes that in the end."
     )
     return report

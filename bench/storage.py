@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import botocore.session
 import click
@@ -123,6 +123,11 @@ def _environ(place: Place) -> dict[str, str]:
 def _delete(place: Place, prefix: str) -> None:
     session = botocore.session.get_session()
     client = session.create_client("s3", region_name=place.region, endpoint_url=place.endpoint_url)
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=place.bucket, Prefix=prefix):
+    delete_below(client, place.bucket, prefix)
+
+
+def delete_below(client: Any, bucket: str, prefix: str) -> None:
+    """Delete all objects whose key starts with ``prefix``, with a botocore client."""
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
         for row in page.get("Contents", ()):
-            client.delete_object(Bucket=place.bucket, Key=row["Key"])
+            client.delete_object(Bucket=bucket, Key=row["Key"])

@@ -10,11 +10,11 @@ import torch.distributed.checkpoint as dcp
 
 from aiockpt.model import MiB
 from bench import workload
-from bench.bare import BareLoad, BareSave
+from bench.bare import BareLoad, BareSave, new_client, split_url
 from bench.contenders import BARE, CONTENDERS, OURS, Contender, installed
 from bench.measure import Sample, Trial
 from bench.report import Report
-from bench.storage import Storage, Traffic
+from bench.storage import Storage, Traffic, delete_below
 from bench.worker import take_turns, workers
 
 #: Columns of the reports.
@@ -55,18 +55,34 @@ class LoadTrial(Trial):
 
 @dataclass
 class SaveTrial(Trial):
-    """``dcp.save`` of the mixed tensors; the arguments are the URL and the number of objects."""
+    """``dcp.save`` of the mixed tensors; the arguments are the URL and the number of objects.
+
+    Attributes:
+        anew: save to a new path below the URL each time, as to the folder of a training's next step, and delete the
+            checkpoint afterwards, unmeasured. Otherwise each save replaces what the one before has left at the URL.
+    """
 
     contender: Contender
     nbytes: int
+    anew: bool = False
 
     def prepare(self) -> None:  # noqa: D102
         self.contender.import_modules()
         self._state = workload.mixed(self.nbytes)
         self.payload_bytes = workload.size(self._state)
+        self._client = new_client() if self.anew else None  # not otherwise, lest it warm up what is to be measured
+        self._step = 0
 
-    def run(self, url: str, objects: int = 1) -> None:  # noqa: D102
-        dcp.save(self._state, storage_writer=self.contender.writer(url, objects), no_dist=True)
+    def before(self, url: str, objects: int = 1) -> None:  # noqa: ARG002, D102
+        self._step += self.anew
+        self._path = f"{url}/{self._step}" if self.anew else url
+
+    def run(self, url: str, objects: int = 1) -> None:  # noqa: ARG002, D102
+        dcp.save(self._state, storage_writer=self.contender.writer(self._path, objects), no_dist=True)
+
+    def after(self, url: str, objects: int = 1) -> None:  # noqa: ARG002, D102
+        if self.anew:
+            delete_below(self._client, *split_url(self._path))
 
 
 def write_checkpoints(storage: Storage, nbytes: int, objects: Iterable[int]) -> dict[int, str]:
@@ -113,10 +129,11 @@ def save_rounds(
     rounds: int,
     *,
     bare: BareSave | None = None,
+    anew: bool = False,
 ) -> dict[tuple[str, str], list[Observed]]:
-    """Rounds of ``dcp.save`` by all contenders, over one another, and of the bare send loop."""
+    """Rounds of ``dcp.save`` by all contenders, over one another or ``anew``, and of the bare send loop."""
     url = storage.url("saved")
-    trials: dict[str, Trial] = {name: SaveTrial(one, nbytes) for name, one in installed(contenders).items()}
+    trials: dict[str, Trial] = {name: SaveTrial(one, nbytes, anew) for name, one in installed(contenders).items()}
     trials[BARE] = bare or BareSave(nbytes)
     with workers(trials, storage.environ) as started:
         works = {

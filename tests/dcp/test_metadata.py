@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import builtins
+import gc
 import importlib
 import io
 import operator
@@ -32,6 +33,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from aiockpt.dcp import metadata as room
+from aiockpt.dcp.collector import collector_paused
 from aiockpt.dcp.metadata import dump_metadata, load_metadata
 from aiockpt.dcp.opcodes import end_of_pickle
 from aiockpt.errors import MetadataError
@@ -405,6 +407,14 @@ def test_the_message_of_a_refusal_is_short() -> None:
     with pytest.raises(MetadataError) as caught:
         load(pickle.dumps(metadata))
     assert len(str(caught.value)) < 300
+
+
+def test_nothing_is_left_to_the_collector() -> None:
+    """What a pickler has seen is several times the metadata; in a cycle it would stay until the collector comes."""
+    with collector_paused():
+        load(dump_metadata(sample()))
+        kinds = [type(left) for left in gc.get_objects()]
+    assert not [kind for kind in kinds if issubclass(kind, pickle.Pickler | pickle.Unpickler)]
 
 
 def test_metadata_of_one_length_differ_in_their_crc32() -> None:

@@ -117,19 +117,37 @@ class _Frames(io.BytesIO):
         return super().read(size)
 
 
+class _Allowance:
+    """How long all that is copied may be together: no longer than the pickle."""
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+
+    def bounded(self, kind: Callable[..., object]) -> Callable[..., object]:
+        """``kind``, whose arguments count."""
+
+        def call(*args: Any) -> object:
+            self._left -= sum(len(arg) for arg in args if isinstance(arg, Sized))
+            if self._left < 0:
+                raise ValueError("it copies the same again and again")
+            return kind(*args)
+
+        return call
+
+
 class _SafeUnpickler(pickle.Unpickler):
     """An unpickler that finds only what it was told of, and can undo what was done to that."""
 
     def __init__(self, data: bytes, where: str, allowed: Iterable[type]) -> None:
         super().__init__(_Frames(data))
         self._where = where
+        allowance = _Allowance(len(data))
         self._extra = {
             **_LAYOUTS,
-            **{name: self._bounded(kind) for name, kind in _COPYING.items()},
+            **{name: allowance.bounded(kind) for name, kind in _COPYING.items()},
             ("torch", "Size"): partial(_size),  # one of its own, since pickles can set attributes
             **{(kind.__module__, kind.__qualname__): kind for kind in allowed},
         }
-        self._may_copy = len(data)
         self._before: list[tuple[Any, dict[str, Any]]] = []
 
     def find_class(self, module: str, name: str) -> Any:
@@ -146,17 +164,6 @@ class _SafeUnpickler(pickle.Unpickler):
             f"{self._where} names {module}.{name}, which checkpoints do not need: refused, as loading it could run "
             f"code. If you trust this checkpoint, pass allowed_metadata_types=[{name}] to the storage reader"
         )
-
-    def _bounded(self, kind: Callable[..., object]) -> Callable[..., object]:
-        """``kind``, which gets no more in all calls together than the pickle is long."""
-
-        def call(*args: Any) -> object:
-            self._may_copy -= sum(len(arg) for arg in args if isinstance(arg, Sized))
-            if self._may_copy < 0:
-                raise ValueError("it copies the same again and again")
-            return kind(*args)
-
-        return call
 
     def load(self) -> Any:
         """The pickled object."""
@@ -265,20 +272,32 @@ def dump_metadata(metadata: Metadata) -> bytes:
     """
     buffer = io.BytesIO()
     with collector_paused():
-        _SharingPickler(buffer).dump(metadata)
+        _sharing_pickler(buffer).dump(metadata)
     buffer.write(b"%08x" % crc32(buffer.getbuffer()) + _TRAILER)
     return buffer.getvalue()
 
 
-class _SharingPickler(pickle.Pickler):
+def _sharing_pickler(file: io.BytesIO) -> pickle.Pickler:
     """Pickles metadata with its equal immutable parts shared."""
+    pickler = pickle.Pickler(file, protocol=4)
+    pickler.dispatch_table = _Shared().reducers()
+    return pickler
 
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file, protocol=4)
+
+class _Shared:
+    """The equal immutable parts of metadata, of which one each is pickled.
+
+    No pickler itself: one that its own reducers refer to would hold all that it has seen until the collector comes.
+    """
+
+    def __init__(self) -> None:
         self._sizes: dict[torch.Size | None, torch.Size | None] = {}
         self._properties: dict[tuple[object, ...], TensorProperties] = {}
         self._chunks: dict[tuple[torch.Size, torch.Size], ChunkStorageMetadata] = {}
-        self.dispatch_table = {
+
+    def reducers(self) -> dict[type, Callable[[Any], Any]]:
+        """What a pickler does with each type."""
+        return {
             **copyreg.dispatch_table,
             ChunkStorageMetadata: self._chunk,
             MetadataIndex: self._index,
@@ -286,16 +305,14 @@ class _SharingPickler(pickle.Pickler):
             _StorageInfo: _reduce_place,
         }
 
-    def _shared(self, size: torch.Size | None) -> torch.Size | None:
+    def _size(self, size: torch.Size | None) -> torch.Size | None:
         return self._sizes.setdefault(size, size)
 
     def _chunk(self, chunk: ChunkStorageMetadata) -> _Reduced:
-        return _reduced(
-            ChunkStorageMetadata, {"offsets": self._shared(chunk.offsets), "sizes": self._shared(chunk.sizes)}
-        )
+        return _reduced(ChunkStorageMetadata, {"offsets": self._size(chunk.offsets), "sizes": self._size(chunk.sizes)})
 
     def _index(self, index: MetadataIndex) -> _Reduced:
-        return _reduced(MetadataIndex, {"fqn": index.fqn, "offset": self._shared(index.offset), "index": index.index})
+        return _reduced(MetadataIndex, {"fqn": index.fqn, "offset": self._size(index.offset), "index": index.index})
 
     def _tensor(self, tensor: TensorStorageMetadata) -> _Reduced:
         facts = tensor.properties
@@ -304,7 +321,7 @@ class _SharingPickler(pickle.Pickler):
             TensorStorageMetadata,
             {
                 "properties": self._properties.setdefault(key, facts),
-                "size": self._shared(tensor.size),
+                "size": self._size(tensor.size),
                 "chunks": [self._chunks.setdefault((chunk.offsets, chunk.sizes), chunk) for chunk in tensor.chunks],
             },
         )

@@ -12,13 +12,28 @@ from aiockpt.engine.engine import LoopEngine
 from aiockpt.model import MiB, ObjectId
 from aiockpt.testing import LocalEndpoint
 
+#: For tests of what must hold whatever the number of loop threads.
+one_or_two_threads = pytest.mark.parametrize("loop_threads", [1, 2], indirect=True)
+
 
 @pytest.fixture
-def config(local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch) -> S3ClientConfig:
+def loop_threads(request: pytest.FixtureRequest) -> int:
+    """How many the stores use: one, or as many as the test says."""
+    count: int = getattr(request, "param", 1)
+    return count
+
+
+@pytest.fixture
+def config(local_endpoint: LocalEndpoint, loop_threads: int, monkeypatch: pytest.MonkeyPatch) -> S3ClientConfig:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", local_endpoint.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", local_endpoint.secret_key)
     return S3ClientConfig(
-        endpoint_url=local_endpoint.url, part_size=5 * MiB, backoff_base_s=0.001, stall_timeout_s=2.0, max_attempts=3
+        endpoint_url=local_endpoint.url,
+        part_size=5 * MiB,
+        backoff_base_s=0.001,
+        stall_timeout_s=2.0,
+        max_attempts=3,
+        loop_threads=loop_threads,
     )
 
 

@@ -11,6 +11,7 @@ from aiockpt.errors import AccessDenied, ClosedError, NotFound
 from aiockpt.model import ByteRange, MiB, ObjectId
 from aiockpt.scope import Scope
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint, Shape
+from blocking.conftest import one_or_two_threads
 from transport.scripted import Guarded
 
 DATA = random.Random(5).randbytes(6 * MiB)
@@ -27,6 +28,7 @@ def job(source: ObjectId, start: int, end: int) -> tuple[Job, Guarded]:
     return Job([Read(source, ByteRange(start, end), memory.view)], (start, end)), memory
 
 
+@one_or_two_threads
 def test_jobs_come_back_as_they_finish(store: Store, source: ObjectId) -> None:
     made = [job(source, start, start + 50_000) for start in range(0, 5 * MiB, 500_000)]
     with store.download() as download:
@@ -64,6 +66,7 @@ def test_gaps(store: Store, source: ObjectId) -> None:
         assert download.stats.requests == requests
 
 
+@one_or_two_threads
 def test_an_answer_that_breaks_is_asked_for_again(
     store: Store, source: ObjectId, local_endpoint: LocalEndpoint
 ) -> None:
@@ -101,6 +104,7 @@ def test_the_first_of_two_failures_is_the_callers(store: Store, source: ObjectId
         raise LookupError("mine")
 
 
+@one_or_two_threads
 @pytest.mark.parametrize("how", ["raise", "cancel"])
 def test_leaving_early_leaves_the_memory_alone(
     store: Store, source: ObjectId, local_endpoint: LocalEndpoint, how: str
@@ -119,6 +123,7 @@ def test_leaving_early_leaves_the_memory_alone(
     assert bytes(memory.view) == before
 
 
+@one_or_two_threads
 def test_cancelling_raises_nothing(store: Store, source: ObjectId, local_endpoint: LocalEndpoint) -> None:
     local_endpoint.add_fault(Fault(FaultKind.STALL, "GetObject", count=None))
     one, memory = job(source, 0, 1000)
@@ -140,6 +145,7 @@ def test_what_is_refused(store: Store, source: ObjectId, local_endpoint: LocalEn
         download.next_done()
 
 
+@one_or_two_threads
 def test_a_scope_ends_a_download(store: Store, source: ObjectId, local_endpoint: LocalEndpoint) -> None:
     local_endpoint.add_fault(Fault(FaultKind.STALL, "GetObject", count=None))
     one, memory = job(source, 0, 1000)

@@ -13,7 +13,7 @@ from aiockpt.config import S3ClientConfig
 from aiockpt.errors import NotFound, ObjectChanged, ShortRead
 from aiockpt.model import KiB, MiB, ObjectId, ObjectInfo
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint, Shape
-from blocking.conftest import reserved_bytes
+from blocking.conftest import one_or_two_threads, reserved_bytes
 
 DATA = random.Random(8).randbytes(5 * MiB + 77)
 
@@ -31,6 +31,7 @@ def source(local_endpoint: LocalEndpoint, local_bucket: str) -> ObjectId:
     return ObjectId(local_bucket, "key")
 
 
+@one_or_two_threads
 @pytest.mark.parametrize(
     ("start", "end"),
     [(0, None), (0, len(DATA)), (100, 200), (MiB, 3 * MiB + 5), (7, 7), (len(DATA), None), (len(DATA) - 1, None)],
@@ -127,6 +128,7 @@ def test_one_that_is_dropped_lets_go(store: Store, source: ObjectId) -> None:
     assert reserved_bytes(store) == 0
 
 
+@one_or_two_threads
 def test_one_that_the_collector_finds_on_the_loop_thread_lets_go(store: Store, source: ObjectId) -> None:
     stream = ObjectStream(store, source)
     next(stream)

@@ -18,7 +18,7 @@ from aiockpt.errors import NotFound, PreconditionFailed
 from aiockpt.model import NOTHING, ObjectId
 from aiockpt.s3.control import ListedObject
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
-from blocking.conftest import open_uploads
+from blocking.conftest import one_or_two_threads, open_uploads
 
 
 def test_making_one_asks_nobody() -> None:
@@ -51,6 +51,7 @@ def test_equal_settings_share_an_engine(store: Store, config: S3ClientConfig) ->
         assert first.bridge is third.bridge
 
 
+@one_or_two_threads
 def test_many_threads(store: Store, local_bucket: str) -> None:
     outcomes: list[bytes] = []
 
@@ -75,7 +76,9 @@ def test_work_on_the_loop(store: Store, local_bucket: str) -> None:
     assert store.start(both).result() == [False, False]
 
 
-def script(source: str, endpoint: LocalEndpoint, bucket: str) -> subprocess.CompletedProcess[str]:
+def script(
+    source: str, endpoint: LocalEndpoint, bucket: str, loop_threads: int = 1
+) -> subprocess.CompletedProcess[str]:
     """Run a program with a ``store``, a ``bucket`` and some data."""
     opening = f"""
         import os, signal, sys, threading, time
@@ -84,7 +87,7 @@ def script(source: str, endpoint: LocalEndpoint, bucket: str) -> subprocess.Comp
         from aiockpt.blocking.reading import ObjectStream
         from aiockpt.config import S3ClientConfig
         from aiockpt.model import MiB, ObjectId
-        store = Store(S3ClientConfig(endpoint_url={endpoint.url!r}, part_size=5 * MiB))
+        store = Store(S3ClientConfig(endpoint_url={endpoint.url!r}, part_size=5 * MiB, loop_threads={loop_threads}))
         bucket = {bucket!r}
     """
     return subprocess.run(
@@ -101,8 +104,9 @@ def assert_quiet(done: subprocess.CompletedProcess[str], said: str = "") -> None
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, said.split(), "")
 
 
+@one_or_two_threads
 def test_exit_during_an_upload_leaves_nothing_behind(
-    store: Store, local_endpoint: LocalEndpoint, local_bucket: str
+    store: Store, local_endpoint: LocalEndpoint, local_bucket: str, loop_threads: int
 ) -> None:
     done = script(
         """
@@ -113,14 +117,16 @@ def test_exit_during_an_upload_leaves_nothing_behind(
         """,
         local_endpoint,
         local_bucket,
+        loop_threads,
     )
     assert done.returncode == 0
     assert not store.exists(ObjectId(local_bucket, "key"))
     assert open_uploads(store, local_bucket) == 0
 
 
+@one_or_two_threads
 def test_ctrl_c_during_an_upload_leaves_nothing_behind(
-    store: Store, local_endpoint: LocalEndpoint, local_bucket: str
+    store: Store, local_endpoint: LocalEndpoint, local_bucket: str, loop_threads: int
 ) -> None:
     local_endpoint.add_fault(Fault(FaultKind.STALL, "UploadPart", count=None, after_bytes=1000))
     done = script(
@@ -134,13 +140,15 @@ def test_ctrl_c_during_an_upload_leaves_nothing_behind(
         """,
         local_endpoint,
         local_bucket,
+        loop_threads,
     )
     assert_quiet(done, "interrupted True")
     local_endpoint.clear_faults()
     assert open_uploads(store, local_bucket) == 0
 
 
-def test_a_forked_child_builds_its_own(local_endpoint: LocalEndpoint, local_bucket: str) -> None:
+@one_or_two_threads
+def test_a_forked_child_builds_its_own(local_endpoint: LocalEndpoint, local_bucket: str, loop_threads: int) -> None:
     """Whatever the parent had open stays the parent's, and is let go without a word."""
     done = script(
         """
@@ -164,11 +172,15 @@ def test_a_forked_child_builds_its_own(local_endpoint: LocalEndpoint, local_buck
         """,
         local_endpoint,
         local_bucket,
+        loop_threads,
     )
     assert_quiet(done)
 
 
-def test_what_a_forked_child_has_of_its_parent_fails_at_once(local_endpoint: LocalEndpoint, local_bucket: str) -> None:
+@one_or_two_threads
+def test_what_a_forked_child_has_of_its_parent_fails_at_once(
+    local_endpoint: LocalEndpoint, local_bucket: str, loop_threads: int
+) -> None:
     """A stream whose next chunk has not come, and a writer that waits for staging memory, would wait for ever."""
     local_endpoint.add_fault(Fault(FaultKind.STALL, "GetObject", count=None, after_bytes=0))
     local_endpoint.add_fault(Fault(FaultKind.LATE, "UploadPart", skip=20, count=None, delay_s=60))
@@ -202,5 +214,6 @@ def test_what_a_forked_child_has_of_its_parent_fails_at_once(local_endpoint: Loc
         """,
         local_endpoint,
         local_bucket,
+        loop_threads,
     )
     assert done.stdout == "7\n", done.stderr

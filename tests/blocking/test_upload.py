@@ -16,6 +16,7 @@ from aiockpt.model import NOTHING, KiB, MiB, ObjectId
 from aiockpt.s3.bulk import Payload
 from aiockpt.scope import Scope
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
+from blocking.conftest import one_or_two_threads
 
 At = Callable[[str], ObjectId]
 
@@ -44,6 +45,7 @@ def put_mixed(upload: BlockingUpload, target: ObjectId, nbytes: int) -> bytes:
     return data
 
 
+@one_or_two_threads
 @pytest.mark.parametrize("nbytes", [0, 1, 5 * MiB, 5 * MiB + 1, 13 * MiB])
 def test_an_object_of_any_mixture(tight_store: Store, at: At, nbytes: int) -> None:
     with tight_store.upload() as upload:
@@ -52,6 +54,7 @@ def test_an_object_of_any_mixture(tight_store: Store, at: At, nbytes: int) -> No
     assert (upload.stats.objects, upload.stats.sent_bytes) == (1, nbytes)
 
 
+@one_or_two_threads
 def test_several_objects(store: Store, at: At) -> None:
     with store.upload() as upload:
         written = {str(size): put_mixed(upload, at(str(size)), size) for size in (10, 6 * MiB, 7)}
@@ -113,6 +116,7 @@ def test_a_failure_surfaces_while_writing(tight_store: Store, at: At, local_endp
     assert local_endpoint.stats().uploads_open == 0
 
 
+@one_or_two_threads
 def test_failures_leave_nothing_of_the_budget_behind(tight_store: Store, at: At, local_endpoint: LocalEndpoint) -> None:
     local_endpoint.add_fault(Fault(FaultKind.ERROR, "PutObject", key="refused", status=403, code="AccessDenied"))
     with pytest.raises(AccessDenied), tight_store.upload() as upload:
@@ -130,6 +134,7 @@ def test_failures_leave_nothing_of_the_budget_behind(tight_store: Store, at: At,
             other.copy_in(bytes(6 * MiB))
 
 
+@one_or_two_threads
 def test_leaving_by_an_exception_aborts(store: Store, at: At, local_endpoint: LocalEndpoint) -> None:
     with pytest.raises(KeyError, match="mine"), store.upload() as upload:
         whole = upload.object(at("closed"))
@@ -164,6 +169,7 @@ def test_discarding_one_of_two(store: Store, at: At, local_endpoint: LocalEndpoi
     assert local_endpoint.stats().uploads_open == 0
 
 
+@one_or_two_threads
 def test_many_threads_and_a_small_budget(tight_store: Store, at: At) -> None:
     def save(number: int) -> bytes:
         with tight_store.upload() as upload:
@@ -234,6 +240,7 @@ def test_staging_that_has_ended() -> None:
     assert budget.reserved_bytes == 0
 
 
+@one_or_two_threads
 def test_a_scope_ends_an_upload(tight_store: Store, at: At, local_endpoint: LocalEndpoint) -> None:
     """From another thread, while this one waits for staging memory: the uploads are aborted."""
     local_endpoint.add_fault(Fault(FaultKind.STALL, "UploadPart", count=None, after_bytes=1000))

@@ -16,6 +16,7 @@ from aiockpt.blocking.writing import S3Writer
 from aiockpt.errors import AccessDenied, S3Exception
 from aiockpt.model import MiB, ObjectId
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
+from blocking.conftest import one_or_two_threads
 
 At = Callable[[str], ObjectId]
 
@@ -158,6 +159,7 @@ def test_a_failure_is_raised_on_closing(store: Store, at: At, local_endpoint: Lo
     assert local_endpoint.stats().uploads_open == 0
 
 
+@one_or_two_threads
 def test_it_uploads_while_it_is_written_in_bounded_memory(
     tight_store: Store, at: At, local_endpoint: LocalEndpoint
 ) -> None:
@@ -198,6 +200,7 @@ def test_one_that_is_never_closed_leaves_nothing(
     assert local_endpoint.stats().uploads_open == 0
 
 
+@one_or_two_threads
 def test_it_may_be_collected_on_the_loop_thread(store: Store, at: At, local_endpoint: LocalEndpoint) -> None:
     held = [S3Writer(store, at("a"))]
     held[0].write(bytes(6 * MiB))

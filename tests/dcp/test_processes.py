@@ -28,9 +28,10 @@ TIMEOUT_S = 60
 
 
 @contextmanager
-def process(place: Place, verb: str, argument: str) -> Iterator[tuple[Any, Connection]]:
+def process(place: Place, verb: str, argument: str, loop_threads: int) -> Iterator[tuple[Any, Connection]]:
     here, there = FORKS.Pipe()
-    made = FORKS.Process(target=processes.run, args=(place.server.environ(), verb, place.uri("ckpt"), argument, there))
+    arguments = (place.server.environ(), verb, place.uri("ckpt"), argument, loop_threads, there)
+    made = FORKS.Process(target=processes.run, args=arguments)
     made.start()
     there.close()
     try:
@@ -62,10 +63,11 @@ def saved(local: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
     return local
 
 
+@pytest.mark.parametrize("loop_threads", [1, 2])
 @pytest.mark.parametrize(("verb", "operation"), [("save", "UploadPart"), ("load", "GetObject")])
-def test_ctrl_c(verb: str, operation: str, saved: Place, local_endpoint: LocalEndpoint) -> None:
+def test_ctrl_c(verb: str, operation: str, loop_threads: int, saved: Place, local_endpoint: LocalEndpoint) -> None:
     local_endpoint.add_fault(Fault(FaultKind.STALL, operation, key=".distcp", count=None, after_bytes=1000))
-    with process(saved, "interrupted", verb) as (made, control):
+    with process(saved, "interrupted", verb, loop_threads) as (made, control):
         assert hear(control) == "begins"
         assert stalled(local_endpoint)
         os.kill(made.pid, signal.SIGINT)
@@ -77,9 +79,10 @@ def test_ctrl_c(verb: str, operation: str, saved: Place, local_endpoint: LocalEn
     assert saved.keys("ckpt/") == ["ckpt/.metadata", "ckpt/__0_0.distcp"]
 
 
+@pytest.mark.parametrize("loop_threads", [1, 2])
 @pytest.mark.parametrize("when", ["before the loop started", "idle", "mid-load"])
-def test_fork(when: str, saved: Place, local_endpoint: LocalEndpoint) -> None:
-    with process(saved, "forked", when) as (_, control):
+def test_fork(when: str, loop_threads: int, saved: Place, local_endpoint: LocalEndpoint) -> None:
+    with process(saved, "forked", when, loop_threads) as (_, control):
         if when == "mid-load":
             stall = Fault(FaultKind.STALL, "GetObject", key="stalled/__0_0", count=None, after_bytes=1000)
             local_endpoint.add_fault(stall)
@@ -91,14 +94,15 @@ def test_fork(when: str, saved: Place, local_endpoint: LocalEndpoint) -> None:
         assert hear(control) == ""
 
 
-def program(place: Place, source: str) -> subprocess.CompletedProcess[str]:
+def program(place: Place, source: str, loop_threads: int) -> subprocess.CompletedProcess[str]:
     opening = f"""
         import sys, threading, warnings
         import torch, torch.distributed.checkpoint as dcp
         from aiockpt.dcp import S3StorageWriter
         warnings.simplefilter("ignore")
         state = {{"large": torch.ones(2500, 1000)}}
-        writer = S3StorageWriter("us-east-1", {place.uri("exit")!r}, part_size=5 * 2**20, stall_timeout_s=1000.0)
+        settings = dict(part_size=5 * 2**20, stall_timeout_s=1000.0, loop_threads={loop_threads})
+        writer = S3StorageWriter("us-east-1", {place.uri("exit")!r}, **settings)
     """
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(opening) + textwrap.dedent(source)],
@@ -110,13 +114,15 @@ def program(place: Place, source: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_exit_waits_for_an_asynchronous_save(local: Place) -> None:
-    done = program(local, "dcp.async_save(state, storage_writer=writer)")
+@pytest.mark.parametrize("loop_threads", [1, 2])
+def test_exit_waits_for_an_asynchronous_save(local: Place, loop_threads: int) -> None:
+    done = program(local, "dcp.async_save(state, storage_writer=writer)", loop_threads)
     assert (done.returncode, done.stderr) == (0, "")
     assert local.keys("exit/") == ["exit/.metadata", "exit/__0_0.distcp"]
 
 
-def test_exit_ends_a_save_that_nobody_waits_for(local: Place, local_endpoint: LocalEndpoint) -> None:
+@pytest.mark.parametrize("loop_threads", [1, 2])
+def test_exit_ends_a_save_that_nobody_waits_for(local: Place, local_endpoint: LocalEndpoint, loop_threads: int) -> None:
     local_endpoint.add_fault(Fault(FaultKind.STALL, "UploadPart", count=None, after_bytes=1000))
     source = """
         import urllib.request, json, os
@@ -126,7 +132,7 @@ def test_exit_ends_a_save_that_nobody_waits_for(local: Place, local_endpoint: Lo
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ADMIN", local_endpoint.admin_url)
-        done = program(local, source)
+        done = program(local, source, loop_threads)
     assert done.returncode == 0, done.stderr
     assert local.keys("exit/") == []
     assert local.uploads() == []

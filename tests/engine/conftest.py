@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
 import pytest
 import uvloop
 
+from aiockpt.bridge import Bridge
 from aiockpt.config import S3ClientConfig
 from aiockpt.engine.engine import LoopEngine
 from aiockpt.model import MiB
 from aiockpt.testing import LocalEndpoint
 from s3.conftest import service_models_read_once  # noqa: F401  # a fixture
+
+#: For tests of what must hold whether an engine has its connections to itself or shares them with another loop thread.
+one_or_two_threads = pytest.mark.parametrize("others", [0, 1], indirect=True, ids=["one thread", "two threads"])
 
 
 @pytest.fixture
@@ -30,8 +34,17 @@ def config(local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch) -> S3
 
 
 @pytest.fixture
-async def engine(config: S3ClientConfig) -> AsyncIterator[LoopEngine]:
-    async with LoopEngine(config) as made:
+def others(request: pytest.FixtureRequest) -> Iterator[Sequence[Bridge]]:
+    """The other loop threads that connections are spread over: none, or as many as the test says."""
+    made = [Bridge(f"loop-{2 + number}") for number in range(getattr(request, "param", 0))]
+    yield made
+    for bridge in made:
+        bridge.close()
+
+
+@pytest.fixture
+async def engine(config: S3ClientConfig, others: Sequence[Bridge]) -> AsyncIterator[LoopEngine]:
+    async with LoopEngine(config, others=others) as made:
         yield made
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from aiockpt.bridge import Bridge
 from aiockpt.config import S3ClientConfig
 from aiockpt.engine.download import Download, Job, Read
 from aiockpt.engine.engine import LoopEngine
@@ -14,6 +15,7 @@ from aiockpt.errors import NotFound, ObjectChanged, ShortRead, TransportTimeout
 from aiockpt.model import ByteRange, KiB, MiB, ObjectId
 from aiockpt.plan.prefixes import prefix_of
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint, Shape
+from engine.conftest import one_or_two_threads
 from transport.scripted import Guarded
 
 DATA = random.Random(7).randbytes(12 * MiB)
@@ -38,6 +40,7 @@ def assert_landed(spans: Sequence[tuple[int, int]], memories: Sequence[Guarded])
         assert memory.intact
 
 
+@one_or_two_threads
 async def test_any_ranges(engine: LoopEngine, source: ObjectId) -> None:
     rng = random.Random(3)
     for _ in range(15):
@@ -94,6 +97,7 @@ def test_memory_that_does_not_fit(into: bytes | bytearray | memoryview) -> None:
         Read(ObjectId("b", "k"), ByteRange(0, 10), memoryview(into))
 
 
+@one_or_two_threads
 @pytest.mark.parametrize("kind", [FaultKind.RESET, FaultKind.END_EARLY, FaultKind.STALL])
 async def test_a_broken_transfer_goes_on_at_the_byte_it_reached(
     engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint, kind: FaultKind
@@ -120,6 +124,7 @@ async def test_many_breaks_are_outlived_while_bytes_move(
     assert stats.retries >= 8 > engine.config.max_attempts
 
 
+@one_or_two_threads
 @pytest.mark.parametrize(
     "fault",
     [
@@ -167,6 +172,7 @@ async def test_a_stall_that_stays_is_an_error_with_the_attempts(
     assert memories[0].untouched
 
 
+@one_or_two_threads
 async def test_throttling_lowers_the_limit_of_the_prefix(
     engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint
 ) -> None:
@@ -217,6 +223,7 @@ async def test_a_throttled_prefix_holds_up_no_other(
         assert_landed(spans, memories)
 
 
+@one_or_two_threads
 @pytest.mark.parametrize("ignored", [False, True])
 async def test_an_object_replaced_meanwhile(
     engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint, ignored: bool
@@ -247,6 +254,7 @@ async def test_a_truncated_object(engine: LoopEngine, source: ObjectId) -> None:
         assert memories[0].untouched
 
 
+@one_or_two_threads
 async def test_a_failure_ends_the_rest(engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint) -> None:
     local_endpoint.add_fault(Fault(FaultKind.STALL, "GetObject", key="key", count=None, after_bytes=1000))
     made, memories = reads(source, [(0, 4 * MiB)])
@@ -260,6 +268,7 @@ async def test_a_failure_ends_the_rest(engine: LoopEngine, source: ObjectId, loc
     assert bytes(memories[0].view) == before
 
 
+@one_or_two_threads
 async def test_cancellation_leaves_the_memory_alone(
     engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint
 ) -> None:
@@ -277,8 +286,11 @@ async def test_cancellation_leaves_the_memory_alone(
     assert memories[0].intact
 
 
-async def test_connections_are_bounded(config: S3ClientConfig, source: ObjectId, local_endpoint: LocalEndpoint) -> None:
-    async with LoopEngine(config.merged(max_connections=3)) as engine:
+@one_or_two_threads
+async def test_connections_are_bounded(
+    config: S3ClientConfig, others: Sequence[Bridge], source: ObjectId, local_endpoint: LocalEndpoint
+) -> None:
+    async with LoopEngine(config.merged(max_connections=3), others=others) as engine:
         spans = [(start, start + 1000) for start in range(0, len(DATA) - 1000, 200_000)]
         made, memories = reads(source, spans)
         await engine.fetch_into(made)

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextvars import Context, ContextVar
 from typing import cast
 
 import pytest
 
+from aiockpt.bridge import Bridge
 from aiockpt.config import S3ClientConfig
 from aiockpt.engine.download import Download, DownloadStats, Job, Read
 from aiockpt.engine.engine import LoopEngine
@@ -16,6 +17,7 @@ from aiockpt.errors import AiockptError, NotFound, ObjectChanged, ReadError, Thr
 from aiockpt.model import ByteRange, KiB, ObjectId
 from aiockpt.s3.bulk import Bulk, Pin, RangeTransfer
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint, RequestRecord
+from engine.conftest import one_or_two_threads
 from transport.scripted import Guarded, until
 
 REQUESTS = 40
@@ -34,9 +36,9 @@ def source(local_endpoint: LocalEndpoint, local_bucket: str) -> ObjectId:
 
 
 @pytest.fixture
-async def engine(config: S3ClientConfig) -> AsyncIterator[LoopEngine]:
+async def engine(config: S3ClientConfig, others: Sequence[Bridge]) -> AsyncIterator[LoopEngine]:
     """Patient, so that what does not wait is not thanks to a stall that is noticed."""
-    async with LoopEngine(config.merged(hedge_share=0.02, stall_timeout_s=30.0)) as made:
+    async with LoopEngine(config.merged(hedge_share=0.02, stall_timeout_s=30.0), others=others) as made:
         yield made
 
 
@@ -92,6 +94,7 @@ SLOW = {
 }
 
 
+@one_or_two_threads
 @pytest.mark.parametrize("fault", SLOW.values(), ids=SLOW)
 async def test_a_load_does_not_wait_for_one_slow_request(
     engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint, fault: Fault
@@ -123,6 +126,7 @@ async def test_a_hedge_takes_a_fresh_connection_and_only_what_is_missing(
     await ended(lambda: local_endpoint.stats().requests_current == 0)  # the loser's connection is closed
 
 
+@one_or_two_threads
 async def test_the_loser_does_not_touch_memory_that_was_handed_over(
     engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint
 ) -> None:
@@ -176,6 +180,7 @@ async def test_switched_off(config: S3ClientConfig, source: ObjectId, local_endp
     assert (stats.hedges, stats.retries) == (0, 1)
 
 
+@one_or_two_threads
 async def test_cancelled_with_a_hedge_under_way(
     engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint
 ) -> None:

@@ -15,6 +15,7 @@ from aiockpt.errors import AccessDenied, AiockptError, NotFound, PreconditionFai
 from aiockpt.model import NOTHING, MiB, ObjectId
 from aiockpt.s3.bulk import Payload
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint, Shape
+from engine.conftest import one_or_two_threads
 
 DATA = random.Random(9).randbytes(12 * MiB)
 
@@ -36,6 +37,7 @@ async def until(condition: Callable[[], bool]) -> None:
 SMALL, LARGE = DATA[:1000], DATA
 
 
+@one_or_two_threads
 @pytest.mark.parametrize("data", [b"", b"x", SMALL, DATA[: 5 * MiB], DATA[: 5 * MiB + 1], LARGE])
 async def test_any_size(engine: LoopEngine, target: ObjectId, local_endpoint: LocalEndpoint, data: bytes) -> None:
     info = await engine.put(target, [data])
@@ -48,6 +50,7 @@ async def test_any_size(engine: LoopEngine, target: ObjectId, local_endpoint: Lo
     assert requests.get("UploadPart", 0) == (parts if parts > 1 else 0)
 
 
+@one_or_two_threads
 @pytest.mark.parametrize(
     "fault",
     [
@@ -83,6 +86,7 @@ async def test_faults_are_outlived(
     await unwanted_uploads_aborted(engine, target)
 
 
+@one_or_two_threads
 @pytest.mark.parametrize("operation", ["CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"])
 @pytest.mark.parametrize(
     ("code", "status", "kind"), [("AccessDenied", 403, AccessDenied), ("SlowDown", 503, Throttled)]
@@ -107,6 +111,7 @@ async def test_a_failure_leaves_nothing_behind(
     assert not await engine.exists(target)
 
 
+@one_or_two_threads
 @pytest.mark.parametrize("operation", ["CreateMultipartUpload", "UploadPart"])
 async def test_cancellation_leaves_nothing_behind(
     engine: LoopEngine, target: ObjectId, local_endpoint: LocalEndpoint, operation: str
@@ -124,6 +129,7 @@ async def test_cancellation_leaves_nothing_behind(
     assert not await engine.exists(target)
 
 
+@one_or_two_threads
 async def test_a_failure_of_one_object_aborts_the_others(
     engine: LoopEngine, local_bucket: str, local_endpoint: LocalEndpoint
 ) -> None:
@@ -144,6 +150,7 @@ def part(number: int, data: bytes) -> OutgoingPart:
     return OutgoingPart(number, Payload([memoryview(data)], len(data), crc32(data)), [data], 0)
 
 
+@one_or_two_threads
 async def test_a_session_of_many_objects(engine: LoopEngine, local_bucket: str) -> None:
     sent: list[int] = []
     stood: list[str] = []

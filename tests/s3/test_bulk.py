@@ -36,6 +36,7 @@ from aiockpt.testing import Fault, FaultKind, LocalEndpoint
 from aiockpt.transport import connection
 from aiockpt.transport.landing import Landing
 from aiockpt.wire.http1 import ResponseHead
+from aiockpt.wire.s3 import parse_content_range
 from s3.conftest import ACCESS_KEY, SECRET_KEY
 from transport.scripted import Guarded, Peer, answer, server
 
@@ -309,6 +310,28 @@ def test_the_first_answer_names_the_object() -> None:
     assert moved.etag == other.etag == "new"
     with pytest.raises(ObjectChanged):
         check_range_answer(head(content_range="bytes 100-199/1000", etag='"newer"'), SOURCE, other)
+
+
+def test_of_two_first_answers_at_once_one_names_the_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On two loop threads: the other one's comes when this one has been found right, but for that."""
+    moved = wanted(etag="")
+
+    def late(text: str) -> tuple[ByteRange, int | None]:
+        moved.pin.settle("other")
+        return parse_content_range(text)
+
+    monkeypatch.setattr("aiockpt.s3.bulk.parse_content_range", late)
+    with pytest.raises(ObjectChanged):
+        check_range_answer(head(content_range="bytes 100-199/1000", etag='"e"'), SOURCE, moved)
+    assert moved.etag == "other"
+    check_range_answer(head(content_range="bytes 100-199/1000", etag='"other"'), SOURCE, moved)
+
+
+def test_a_pin_is_settled_once() -> None:
+    pin = Pin()
+    assert pin.settle("")
+    assert [pin.settle(etag) for etag in ("a", "b", "", "a")] == [True, False, True, True]
+    assert pin.etag == "a"
 
 
 def test_a_hedge_lands_only_what_is_proven_the_same() -> None:

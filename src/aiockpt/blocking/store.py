@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from aiockpt.blocking.download import BlockingDownload
 from aiockpt.blocking.upload import BlockingUpload
-from aiockpt.bridge import Bridge, Call, get_bridge
+from aiockpt.bridge import FOREGROUND, Bridge, Call, get_bridge
 from aiockpt.config import S3ClientConfig
 from aiockpt.engine.engine import LoopEngine
 from aiockpt.model import ANYTHING, ObjectId, ObjectInfo, Replaces
@@ -39,26 +39,29 @@ class Store:
     Attributes:
         config: the settings.
         region: AWS region; None: botocore's choice.
+        thread: name of the loop thread that its engine lives on; those that serve it (``config.loop_threads``) have its
+            name with a number behind.
     """
 
     config: S3ClientConfig
     region: str | None = None
+    thread: str = FOREGROUND
 
     @contextmanager
     def lease(self) -> Iterator[Lease]:
         """Hold the engine for several calls."""
-        bridge = get_bridge()
+        bridge = get_bridge(self.thread)
         with bridge.lease(self._key, self._engine) as engine:
             yield Lease(bridge, engine)
 
     def run(self, work: Callable[[LoopEngine], Coroutine[Any, Any, T]]) -> T:
         """Run ``work(engine)`` on the loop thread and wait for it; Ctrl-C cancels it first."""
-        bridge = get_bridge()
+        bridge = get_bridge(self.thread)
         return bridge.run(lambda: self._leased(bridge, work))
 
     def start(self, work: Callable[[LoopEngine], Coroutine[Any, Any, T]]) -> Call[T]:
         """Start ``work(engine)`` on the loop thread, without waiting; the engine is built there first if need be."""
-        bridge = get_bridge()
+        bridge = get_bridge(self.thread)
         return bridge.start(lambda: self._leased(bridge, work))
 
     def head(self, target: ObjectId) -> ObjectInfo:
@@ -98,7 +101,9 @@ class Store:
         return (self.region, *self.config.cache_key)
 
     def _engine(self) -> LoopEngine:
-        return LoopEngine(self.config, self.region)
+        self.config.check()
+        serving = [get_bridge(f"{self.thread}-{number}") for number in range(2, self.config.loop_threads + 1)]
+        return LoopEngine(self.config, self.region, serving)
 
     async def _leased(self, bridge: Bridge, work: Callable[[LoopEngine], Coroutine[Any, Any, T]]) -> T:
         async with bridge.hold(self._key, self._engine) as engine:

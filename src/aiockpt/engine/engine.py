@@ -39,6 +39,7 @@ from aiockpt.plan.request_size import request_bytes_around
 from aiockpt.plan.retry import Backoff, Operation, RetryBudget, RetryPolicy
 from aiockpt.s3.client import S3Client
 from aiockpt.s3.control import ListedObject, ListedPart, PendingUpload
+from aiockpt.transport.spread import OtherLoop
 
 logger = logging.getLogger("aiockpt")
 
@@ -57,6 +58,11 @@ INLINE_BYTES = 4 * MiB
 class LoopEngine:
     """Awaitable S3 on the loop where it is entered; an async context manager. Programs use ``aiockpt.Engine``.
 
+    Args:
+        config: settings; None: the defaults.
+        region: AWS region; None: botocore's choice.
+        others: loops of other threads that have their share of the bulk connections; decisions are made on this one.
+
     Attributes:
         config: its settings.
         client: the S3 client under it.
@@ -70,10 +76,12 @@ class LoopEngine:
 
     client: S3Client
 
-    def __init__(self, config: S3ClientConfig | None = None, region: str | None = None) -> None:
+    def __init__(
+        self, config: S3ClientConfig | None = None, region: str | None = None, others: Sequence[OtherLoop] = ()
+    ) -> None:
         self.config = config or S3ClientConfig()
         check_part_size(self.config.part_size)
-        self.client = S3Client(self.config, region)
+        self.client = S3Client(self.config, region, others)
         self.budget = ByteBudget(self.config.memory_bytes)
         self.get_control = self._new_control()
         self.put_control = self._new_control()

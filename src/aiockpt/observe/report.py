@@ -58,8 +58,8 @@ class Report:
         elapsed_s: from the first call to the last; of several ranks, the longest.
         phases: seconds in each phase (see ``Phase``); of several ranks, the longest.
         first_byte_s: from the begin of the transfer to the first byte of the first answer; None: there was none.
-        cpu_s: CPU seconds of the calling thread, within aiockpt, and of the loop thread, which concurrent saves and
-            loads share.
+        cpu_s: CPU seconds of the calling thread, within aiockpt, and of the loop threads, which concurrent saves
+            and loads share.
         wanted_bytes: of the elements and objects to be loaded, or of the data objects written; and of the metadata.
         received_bytes, sent_bytes: bytes of objects moved, gaps and repetitions included.
         operations: requests of each kind, by S3's names.

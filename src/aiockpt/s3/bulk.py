@@ -7,6 +7,7 @@ the same operations through aiobotocore's body stream. Raises ``aiockpt.errors``
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ from aiockpt.s3.session import Session
 from aiockpt.s3.signing import signed_headers
 from aiockpt.transport.connection import ChooseLanding, Request, Response
 from aiockpt.transport.landing import Landing
-from aiockpt.transport.pool import ConnectionPool
+from aiockpt.transport.spread import Pool
 from aiockpt.wire.http1 import ResponseHead, request_head, retry_after_s
 from aiockpt.wire.s3 import (
     bare_etag,
@@ -51,13 +52,20 @@ from aiockpt.wire.s3 import (
 
 @dataclass(slots=True)
 class Pin:
-    """Which state of an object is read: transfers that must not mix two of them share one pin.
+    """Which state of an object is read: transfers that must not mix two of them share one pin. Thread-safe.
 
     Attributes:
         etag: of that state: given, or that of the first answer; ``""`` until then.
     """
 
     etag: str = ""
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def settle(self, etag: str) -> bool:
+        """An answer has this ETag (``""``: none), which the first one settles; whether it is of the same state."""
+        with self._lock:
+            self.etag = self.etag or etag
+            return etag in {"", self.etag}
 
 
 @dataclass(slots=True)
@@ -70,7 +78,7 @@ class RangeTransfer:
         pin: the object that they must come from.
         is_hedge: another transfer lands the same bytes in the same memory. So it takes a fresh connection, and only
             bytes that are proven the same: from an answer with the pinned ETag.
-        on_answer: called when the head of an answer has been found right.
+        on_answer: called when the head of an answer has been found right, on the loop thread that receives it.
     """
 
     span: ByteRange
@@ -137,7 +145,7 @@ class Bulk(Protocol):
 class DirectBulk:
     """Bulk operations on the project's own connections. See ``Bulk``."""
 
-    def __init__(self, session: Session, control: ControlPlane, pool: ConnectionPool, config: S3ClientConfig) -> None:
+    def __init__(self, session: Session, control: ControlPlane, pool: Pool, config: S3ClientConfig) -> None:
         self._session = session
         self._control = control
         self._pool = pool
@@ -320,7 +328,7 @@ def check_range_answer(head: ResponseHead, source: ObjectId, transfer: RangeTran
     span = transfer.rest
     etag = bare_etag(head.headers.get("etag"))
     if transfer.etag and etag and etag != transfer.etag:
-        raise ObjectChanged(f"{source.uri} was replaced while it was read: ETag {etag} instead of {transfer.etag}")
+        raise _changed(source, transfer, etag)
     if transfer.is_hedge and not etag:
         raise RemoteProtocolError(f"GET {source.uri}: an answer without ETag cannot be proven to hold the same bytes")
     length = head.headers.get("content-length")
@@ -338,5 +346,10 @@ def check_range_answer(head: ResponseHead, source: ObjectId, transfer: RangeTran
         raise RemoteProtocolError(
             f"GET {source.uri}: bytes {answered.start}-{answered.end} came, {span.start}-{span.end} were asked for"
         )
-    transfer.pin.etag = transfer.etag or etag
+    if not transfer.pin.settle(etag):  # another answer did, on another loop thread, since the check above
+        raise _changed(source, transfer, etag)
     transfer.on_answer()
+
+
+def _changed(source: ObjectId, transfer: RangeTransfer, etag: str) -> ObjectChanged:
+    return ObjectChanged(f"{source.uri} was replaced while it was read: ETag {etag} instead of {transfer.etag}")

@@ -33,9 +33,16 @@ class Landing:
         return self.total - self.landed
 
     def fork(self) -> Landing:
-        """Another cursor over the same memory, from the same byte on: two transfers may land the same bytes."""
+        """Another cursor over the same memory, from the same byte on: two transfers may land the same bytes.
+
+        From any thread, while this one moves on: all that is read of it is how far it has come.
+        """
         other = Landing(self._views)
-        other._index, other._current, other.landed = self._index, self._current, self.landed
+        ahead = self.landed
+        while ahead:
+            step = min(ahead, len(other.buffer()))
+            other.advance(step)
+            ahead -= step
         return other
 
     def buffer(self) -> memoryview:

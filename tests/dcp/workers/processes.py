@@ -76,10 +76,11 @@ def forked(uri: str, control: Connection, when: str) -> str:
     return "" if child and parent and loaded in ([], [True]) else f"child {child}, parent {parent}, thread {loaded}"
 
 
-def run(environ: dict[str, str], verb: str, uri: str, argument: str, control: Connection) -> None:
+def run(environ: dict[str, str], verb: str, uri: str, argument: str, loop_threads: int, control: Connection) -> None:
     """The process: do it, and send what went wrong at the end, ``""`` if nothing did."""
     try:
         os.environ.update(environ)
+        SETTINGS["loop_threads"] = loop_threads
         torch.set_num_threads(1)
         warnings.simplefilter("ignore")
         control.send({"interrupted": interrupted, "forked": forked}[verb](uri, control, argument))

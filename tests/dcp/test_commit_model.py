@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -21,9 +23,10 @@ from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex
 
 from aiockpt.dcp import commit as room
-from aiockpt.dcp.commit import commit, replaced_data, survey
+from aiockpt.dcp.commit import Survey, commit, lost, replaced_data, survey, withdraw
 from aiockpt.dcp.delete import delete_checkpoint
 from aiockpt.dcp.metadata import dump_metadata, load_metadata
+from aiockpt.dcp.rounds import Rounds
 from aiockpt.dcp.sweep import sweep
 from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import NotFound, PreconditionFailed
@@ -36,6 +39,12 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 GRACE = timedelta(hours=24)
 
 
+class Turn(asyncio.Future[None]):
+    """A request that waits until it may happen."""
+
+    writes = False  # an object
+
+
 @dataclass
 class Actor:
     """Someone who sends requests."""
@@ -43,8 +52,11 @@ class Actor:
     kind: str
     began: datetime
     task: asyncio.Task[None] | None = None
-    waiting: list[asyncio.Future[None]] = field(default_factory=list)
-    saw: int | None = None  # the save that stood when it looked, of a save
+    waiting: list[Turn] = field(default_factory=list)
+    saw: int | None = None  # the save that stood when it first looked, of a save
+    looked: bool = False
+    surveyed: bool = False
+    committed: bool = False
     stood: set[int | None] = field(default_factory=set)  # what stood at any time while it ran, of a load
 
     @property
@@ -63,6 +75,7 @@ class Store:
         self.objects: dict[str, tuple[bytes, str, datetime]] = {}
         self.uploads: dict[str, tuple[str, datetime]] = {}
         self.save_of: dict[bytes, int] = {}  # by metadata
+        self.commits = 0
         self._numbers = itertools.count(1)
 
     @property
@@ -71,15 +84,18 @@ class Store:
         stored = self.objects.get(METADATA.key)
         return None if stored is None else self.save_of[stored[0]]
 
-    async def request(self) -> None:
+    async def request(self, *, writes: bool = False) -> None:
         actor = ACTOR.get()
-        turn = asyncio.get_running_loop().create_future()
+        turn = Turn()
+        turn.writes = writes
         actor.waiting.append(turn)
         await turn
 
     async def head(self, target: ObjectId) -> ObjectInfo:
         await self.request()
-        ACTOR.get().saw = self.standing
+        actor = ACTOR.get()
+        if not actor.looked:
+            actor.saw, actor.looked = self.standing, True
         data, etag, _ = self._get(target)
         return ObjectInfo(len(data), etag)
 
@@ -118,7 +134,7 @@ class Store:
         return self.now
 
     async def put(self, target: ObjectId, views: Sequence[bytes], replaces: Replaces) -> ObjectInfo:
-        await self.request()
+        await self.request(writes=True)
         self._put(target, b"".join(views), replaces)
         data, etag, _ = self._get(target)
         return ObjectInfo(len(data), etag)
@@ -134,7 +150,7 @@ class Store:
         return upload_id
 
     async def complete(self, target: ObjectId, upload_id: str, data: bytes, replaces: Replaces) -> None:
-        await self.request()
+        await self.request(writes=True)
         assert upload_id in self.uploads, "a running save's upload was aborted"
         self._put(target, data, replaces)
         del self.uploads[upload_id]
@@ -158,6 +174,7 @@ class Store:
             raise PreconditionFailed(f"{target} is another")
         if target == METADATA:
             assert self.standing in {None, ACTOR.get().saw}, "replaced a checkpoint that it did not know"
+            self.commits += 1
         self.objects[target.key] = data, f"e{next(self._numbers)}", self.now
 
 
@@ -179,29 +196,64 @@ class CommitModel(RuleBasedStateMachine):
 
     # ---- what actors do
 
-    async def save(self, number: int, objects: int) -> None:
-        found = await survey(self.engine, METADATA, BASE / "__0_")
-        names = [f"__0_{found.next_number + n}.distcp" for n in range(objects)]
-        data = metadata_of(number, names)
-        self.store.save_of[data] = number
+    async def save(self, number: int, objects: int, ranks: int) -> None:
+        """The coordinator's look at the metadata counts; then all ranks write, and then it commits, or has lost."""
+        actor = ACTOR.get()
+        prefixes = [f"__{rank}_" for rank in range(ranks)]
+        found = [await survey(self.engine, METADATA, BASE / prefix) for prefix in prefixes]
+        actor.surveyed = True
+        replaced = await replaced_data(self.engine, found[0], METADATA)
+        alone = ranks == 1
         try:
-            replaced = await replaced_data(self.engine, found, METADATA)
-            for turn, name in enumerate(names):
-                await self.write(BASE / name, b"%d" % number, in_parts=bool(turn % 2))
-            await commit(self.engine, found, METADATA, data, [(BASE / name).key for name in names], replaced)
+            parts = (
+                self.write(prefix, each, number, objects, alone=alone)
+                for prefix, each in zip(prefixes, found, strict=True)
+            )
+            names = [name for rank in await asyncio.gather(*parts) for name in rank]
+            data = metadata_of(number, names)
+            self.store.save_of[data] = number
+            await commit(self.engine, found[0], METADATA, data, [(BASE / name).key for name in names], replaced)
         except PreconditionFailed:
-            return
+            self.lost(number)
+        else:
+            actor.committed = True
 
-    async def write(self, target: ObjectId, data: bytes, *, in_parts: bool) -> None:
-        if not in_parts:
-            await self.store.put(target, [data], NOTHING)
-            return
+    async def write(self, prefix: str, found: Survey, number: int, objects: int, *, alone: bool) -> list[str]:
+        """A rank's objects, by rounds as ``S3StorageWriter`` makes them; every other one in parts."""
+        rounds = Rounds(BASE, prefix)
+        files = rounds.first([cast("Any", [turn]) for turn in range(objects)], found.next_number)
+        stand: list[str] = []
+        while files:
+            taken = [file for file in files if not await self.stands(BASE / file.path, b"%d" % number, file.items[0])]
+            stand += [file.path for file in files if file not in taken]
+            if not taken:
+                break
+            now = await survey(self.engine, METADATA, BASE / prefix)
+            if alone and found.lost_to(now):
+                await withdraw(self.engine, METADATA, [(BASE / path).key for path in stand])
+                raise lost(METADATA)
+            files = rounds.again(taken, now.next_number)
+        return stand
+
+    async def stands(self, target: ObjectId, data: bytes, turn: object) -> bool:
+        """Write an object; whether it stands, and not another."""
+        if turn in {0, 2}:
+            with suppress(PreconditionFailed):
+                await self.store.put(target, [data], NOTHING)
+                return True
+            return False
         upload_id = await self.store.create_upload(target)
         try:
             await self.store.complete(target, upload_id, data, NOTHING)
         except PreconditionFailed:
             await self.store.abort_upload(target, upload_id)
-            raise
+            return False
+        return True
+
+    def lost(self, number: int) -> None:
+        """Nothing of who loses stays; and it lost to somebody."""
+        assert self.store.commits > 0
+        assert not [key for key, (data, _, _) in self.store.objects.items() if data == b"%d" % number]
 
     async def sweep(self, *, grace: timedelta = GRACE) -> None:
         await sweep(self.engine, BASE, grace=grace)
@@ -226,6 +278,27 @@ class CommitModel(RuleBasedStateMachine):
 
     # ---- rules
 
+    def two_saves(self, objects: int, ranks: int) -> list[Actor]:
+        """Two that have both looked what is there, before either has written anything."""
+        for number in (1, 2):
+            self.start("save", self.save(number, objects, ranks))
+        while any(not actor.surveyed for actor in self.actors):
+            actor = next(actor for actor in self.actors if not actor.surveyed)
+            actor.waiting.pop(0).set_result(None)
+            self.runner.run(self.settled())
+        return list(self.actors)
+
+    def happens(self, actor: Actor, turn: Turn) -> None:
+        actor.waiting.remove(turn)
+        turn.set_result(None)
+        self.runner.run(self.settled())
+
+    def writes_waiting(self) -> list[tuple[Actor, Turn]]:
+        """What may be written next, after everything else has happened that can."""
+        while others := [(who, turn) for who in self.actors for turn in who.waiting if not turn.writes]:
+            self.happens(*others[0])
+        return [(who, turn) for who in self.actors for turn in who.waiting]
+
     def start(self, kind: str, work: Coroutine[Any, Any, None]) -> None:
         actor = Actor(kind, self.store.now)
         self.actors.append(actor)
@@ -249,15 +322,15 @@ class CommitModel(RuleBasedStateMachine):
             if actor.task is not None and actor.task.done() and not actor.task.cancelled():
                 actor.task.result()
 
-    @initialize(objects=st.integers(1, 3), others=st.integers(0, 2))
-    def begin(self, objects: int, others: int) -> None:
+    @initialize(objects=st.integers(1, 3), ranks=st.integers(1, 2), others=st.integers(0, 2))
+    def begin(self, objects: int, ranks: int, others: int) -> None:
         for _ in range(1 + others):
-            self.start("save", self.save(next(self.saves), objects))
+            self.start("save", self.save(next(self.saves), objects, ranks))
 
-    @rule(objects=st.integers(1, 3))
+    @rule(objects=st.integers(1, 3), ranks=st.integers(1, 2))
     @precondition(lambda self: sum(actor.at_work for actor in self.actors) < 4)
-    def begin_save(self, objects: int) -> None:
-        self.start("save", self.save(next(self.saves), objects))
+    def begin_save(self, objects: int, ranks: int) -> None:
+        self.start("save", self.save(next(self.saves), objects, ranks))
 
     @rule(kind=st.sampled_from(["sweep", "delete", "load"]))
     @precondition(lambda self: sum(actor.at_work for actor in self.actors) < 4)
@@ -345,3 +418,62 @@ class CommitModel(RuleBasedStateMachine):
 
 CommitModel.TestCase.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
 TestCommit = CommitModel.TestCase
+
+
+class Orders:
+    """All orders of events, one after the other: depth first, by doing everything anew up to the last choice."""
+
+    def __init__(self) -> None:
+        self._choices: list[tuple[int, int]] = []  # which one of how many
+        self._at = 0
+        self.seen = 0
+
+    def choose(self, options: int) -> int:
+        if self._at == len(self._choices):
+            self._choices.append((0, options))
+        chosen, known = self._choices[self._at]
+        assert known == options, "not the same when it is done anew"
+        self._at += 1
+        return chosen
+
+    def has_another(self) -> bool:
+        """Turn to the next order, if there is one."""
+        self._at = 0
+        self.seen += 1
+        while self._choices:
+            chosen, options = self._choices.pop()
+            if chosen + 1 < options:
+                self._choices.append((chosen + 1, options))
+                return True
+        return False
+
+
+@pytest.mark.parametrize(
+    ("objects", "ranks", "killed"), [(1, 1, False), (2, 1, False), (1, 2, False), (1, 1, True), (2, 1, True)]
+)
+def test_of_two_saves_at_the_same_moment_one_wins_in_every_order(objects: int, ranks: int, killed: bool) -> None:
+    """Both have looked and found nothing; all orders of their writes. One may be killed at any of them."""
+    orders = Orders()
+    while True:
+        model = CommitModel()
+        try:
+            one, other = model.two_saves(objects, ranks)
+            may_be_killed = killed
+            while options := model.writes_waiting():
+                may_be_killed = may_be_killed and one.at_work
+                which = orders.choose(len(options) + may_be_killed)
+                if which < len(options):
+                    model.happens(*options[which])
+                else:
+                    model.end(one)
+                    may_be_killed = False
+            model.what_stands_is_whole()
+            assert model.store.commits == 1
+            assert other.committed or one.committed or killed
+            assert other.committed or model.store.standing == 1
+            model.leaves_nothing_else()
+        finally:
+            model.runner.close()
+        if not orders.has_another():
+            break
+    assert orders.seen > (20 if objects * ranks > 1 else 5)

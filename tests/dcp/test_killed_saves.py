@@ -21,6 +21,7 @@ from aiockpt.model import ObjectId
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint, Stats
 from dcp.checkpoints import Place, emptied, failure
 from dcp.forks import FORKS
+from dcp.gates import held_at, state
 from dcp.workers import saving
 
 #: More requests than the save makes; the sweep ends with the first save that is not stopped.
@@ -75,7 +76,7 @@ def _endpoint_in_the_environment(local: Place, monkeypatch: pytest.MonkeyPatch) 
 
 def loaded(place: Place) -> int | None:
     """The value that the checkpoint holds, of all its elements; None: there is none."""
-    target = emptied(saving.state(0))
+    target = emptied(state(0))
     if not place.keys("ckpt/.metadata"):
         with pytest.raises(CheckpointException) as caught:
             place.load(target)
@@ -124,4 +125,26 @@ def test_killed_at_every_request(
     assert outcomes == sorted(outcomes)  # from some request on it is the new one
     assert outcomes.count(False) >= 7
     assert outcomes[-1]
+    assert not killed
+
+
+def test_a_killed_writer_is_in_nobodys_way(local: Place, local_endpoint: LocalEndpoint, orders: Connection) -> None:
+    """Another one has looked before it began, and goes on when it has been killed, at each of its requests in turn."""
+    outcomes: list[bool] = []  # whether the killed one's stands
+    for request in range(MAX_REQUESTS):
+        other_value, new = 2 * request + 1, 2 * request + 2
+        with held_at(2, local, other_value) as (other, held):
+            assert held
+            killed = killed_at(request, new, local, local_endpoint, orders)
+            outcomes.append(loaded(local) == new)
+        assert (other.error is None) != outcomes[-1]
+        assert loaded(local) == (new if outcomes[-1] else other_value)
+        left = left_after_a_sweep(local)
+        assert left == its_objects(local)
+        if not killed:
+            break
+        for key in left:
+            local.client.delete_object(Bucket=local.bucket, Key=key)
+    assert outcomes == sorted(outcomes)
+    assert outcomes.count(False) >= 7
     assert not killed

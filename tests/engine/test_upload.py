@@ -197,6 +197,49 @@ async def test_what_must_replace_nothing(engine: LoopEngine, target: ObjectId, l
     assert await open_uploads(engine, target) == 0
 
 
+async def test_what_gives_way_fails_nobody(engine: LoopEngine, local_bucket: str) -> None:
+    """Objects of one part and of several, whose names are taken; their siblings stand."""
+    names = [ObjectId(local_bucket, name) for name in ("small", "large", "small too", "large too")]
+    for taken in names[:2]:
+        await engine.put(taken, [b"first"], NOTHING)
+    sent: list[OutgoingPart] = []
+    upload = Upload(engine, on_sent=sent.append)
+    for name in names:
+        data = LARGE if "large" in name.key else SMALL
+        outgoing = upload.begin(name, NOTHING, gives_way=True)
+        pieces = [data[start : start + 5 * MiB] for start in range(0, len(data), 5 * MiB)]
+        for number, piece in enumerate(pieces, 1):
+            outgoing.submit(part(number, piece))
+        outgoing.seal(len(data), crc32(data))
+    upload.finish()
+    stats = await upload.run()
+    assert sorted(upload.gave_way, key=lambda target: target.key) == [names[1], names[0]]
+    assert [await engine.get(name) for name in names] == [b"first", b"first", SMALL, LARGE]
+    assert stats.objects == 2
+    assert len(sent) == 8  # all memory is free again
+    assert await open_uploads(engine, names[0]) == 0
+
+
+async def test_cancelled_while_it_gives_way(
+    engine: LoopEngine, target: ObjectId, local_endpoint: LocalEndpoint
+) -> None:
+    await engine.put(target, [b"first"], NOTHING)
+    local_endpoint.reset_stats()
+    local_endpoint.add_fault(Fault(FaultKind.STALL, "AbortMultipartUpload", after_bytes=None))
+    upload = Upload(engine)
+    outgoing = upload.begin(target, NOTHING, gives_way=True)
+    outgoing.expect_parts()
+    outgoing.submit(part(1, b"x"))
+    outgoing.seal(1, crc32(b"x"))
+    upload.finish()
+    running = asyncio.ensure_future(upload.run())
+    await until(lambda: local_endpoint.stats().faults > 0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert await open_uploads(engine, target) == 0
+
+
 async def test_an_upload_that_somebody_else_aborted(
     engine: LoopEngine, target: ObjectId, local_endpoint: LocalEndpoint
 ) -> None:

@@ -7,7 +7,7 @@ network waits there. Large memory is sent from where it is.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Self
 
@@ -38,8 +38,18 @@ class BlockingUpload:
         """What has been done so far."""
         return self._upload.stats
 
+    @property
+    def gave_way(self) -> Collection[ObjectId]:
+        """The objects that were left out, since something stands there; to be asked when the block has been left."""
+        return self._upload.gave_way
+
     def object(
-        self, target: ObjectId, replaces: Replaces = ANYTHING, *, total_bytes: int | None = None
+        self,
+        target: ObjectId,
+        replaces: Replaces = ANYTHING,
+        *,
+        total_bytes: int | None = None,
+        gives_way: bool = False,
     ) -> ObjectWriter:
         """Begin an object; write it, then ``close`` (or ``discard``) it.
 
@@ -48,8 +58,9 @@ class BlockingUpload:
             replaces: what it may replace.
             total_bytes: its size, or about that, if that is known: its parts are then of one size, and if there will be
                 several, a multipart upload is begun at once.
+            gives_way: if it would replace something else than it may, it is left out, and nothing fails.
         """
-        return ObjectWriter(self, self._upload.begin(target, replaces), total_bytes)
+        return ObjectWriter(self, self._upload.begin(target, replaces, gives_way=gives_way), total_bytes)
 
     def submit(self, outgoing: OutgoingObject, part: OutgoingPart) -> None:
         """Hand a part of ``outgoing`` over to the loop."""

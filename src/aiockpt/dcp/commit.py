@@ -5,8 +5,10 @@ until then, a save never writes over data: it looks first which numbers its obje
 there. After the commit the objects that only the old metadata knew are deleted; a writer that is killed before that
 leaves objects nobody refers to, which a sweep removes.
 
-Two writers at one path: their data objects must not replace anything, nor may their metadata replace anything but what
-they saw when they began, so one of them fails with ``PreconditionFailed`` where the store knows conditional writes.
+Two writers at one path: their data objects never replace anything, and decide nothing: what finds its number taken is
+written under another one (``rounds``). Their metadata may replace nothing but what they saw when they began. So where
+the store knows conditional writes, the first one to commit wins, whatever happens in between and whoever is killed; the
+others fail with ``PreconditionFailed`` and take their data away again.
 """
 
 from __future__ import annotations
@@ -51,6 +53,22 @@ class Survey:
     def exists(self) -> bool:
         """Whether a complete checkpoint is there already."""
         return not self.replaces.nothing
+
+    def lost_to(self, later: Survey) -> bool:
+        """Whether another writer has committed since, seen by a later look: what was surveyed can be replaced no more.
+
+        That what stood was deleted is no loss: then there is nothing to replace.
+        """
+        return later.exists and later.replaces != self.replaces
+
+
+def lost(metadata: ObjectId) -> PreconditionFailed:
+    """The error of who finds that another writer has committed."""
+    where = ObjectId(metadata.bucket, folder_of(metadata.key)).uri
+    return PreconditionFailed(
+        f"another writer saved to {where} meanwhile, and its checkpoint stands",
+        status=412, code="PreconditionFailed", bucket=metadata.bucket, key=metadata.key,
+    )  # fmt: skip
 
 
 async def survey(engine: LoopEngine, metadata: ObjectId, prefix: ObjectId) -> Survey:
@@ -106,12 +124,35 @@ async def commit(
         replaced: see ``replaced_data``.
 
     Raises:
-        PreconditionFailed: another writer has committed here since the survey; its checkpoint stands.
+        PreconditionFailed: another writer has committed here since the survey; its checkpoint stands, and the data that
+            were to be committed have been deleted.
     """
-    etag = await _put(engine, metadata, data, found.replaces)
+    try:
+        etag = await _put(engine, metadata, data, found.replaces)
+    except PreconditionFailed:
+        await withdraw(engine, metadata, kept)
+        raise
     _remember(await engine.bucket_url(metadata.bucket), metadata.key, etag, kept)
-    left = set(replaced).difference(kept)
-    await run_all(partial(_delete, engine, ObjectId(metadata.bucket, key)) for key in sorted(left))
+    await _delete_all(engine, metadata.bucket, set(replaced).difference(kept))
+
+
+async def withdraw(engine: LoopEngine, metadata: ObjectId, keys: Collection[str]) -> None:
+    """Delete the data of a save that has lost its path to another writer, except for what standing metadata refer to.
+
+    What cannot be deleted is logged and left to a sweep.
+    """
+    try:
+        standing = await data_of(engine, metadata)
+    except NotFound:
+        standing = frozenset()
+    except (MetadataError, S3Exception) as error:
+        logger.warning("the data of a save that lost to another writer are left behind: %s", error)
+        return
+    await _delete_all(engine, metadata.bucket, set(keys).difference(standing))
+
+
+async def _delete_all(engine: LoopEngine, bucket: str, keys: Collection[str]) -> None:
+    await run_all(partial(_delete, engine, ObjectId(bucket, key)) for key in sorted(keys))
 
 
 def _remember(bucket_url: str, key: str, etag: str, data: Collection[str]) -> None:
@@ -133,8 +174,7 @@ async def _put(engine: LoopEngine, metadata: ObjectId, data: bytes, replaces: Re
         if replaces.etag and not await engine.exists(metadata):
             return await _put(engine, metadata, data, NOTHING)
         if isinstance(error, PreconditionFailed):
-            where = ObjectId(metadata.bucket, folder_of(metadata.key)).uri
-            error.args = (f"{error.args[0]}: another writer saved to {where} meanwhile, and its checkpoint stands",)
+            error.args = (f"{error.args[0]}: {lost(metadata).args[0]}",)
         raise
 
 
@@ -142,4 +182,4 @@ async def _delete(engine: LoopEngine, target: ObjectId) -> None:
     try:
         await engine.delete(target)
     except S3Exception as error:
-        logger.warning("an object of the replaced checkpoint is left behind: %s", error)
+        logger.warning("%s is left behind, with no metadata that refer to it: %s", target.uri, error)

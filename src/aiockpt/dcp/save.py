@@ -35,6 +35,7 @@ from aiockpt.crc import crc32, crc32_combine
 from aiockpt.dcp.collector import collector_paused
 from aiockpt.dcp.proof import ProofWriter, attach
 from aiockpt.dcp.staging import staged_blocks
+from aiockpt.engine.upload import UploadStats
 from aiockpt.errors import LocalProtocolError
 from aiockpt.model import NOTHING, KiB, MiB, ObjectId
 from aiockpt.observe.recorder import Recorder
@@ -80,6 +81,20 @@ class _Note(NamedTuple):
     transforms: Sequence[str] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of files.
+
+    Attributes:
+        results: where each item lies of those files that stand.
+        taken: the files whose names others have taken meanwhile: nothing of them stands, and their items are to be
+            written again under other names.
+    """
+
+    results: Sequence[WriteResult]
+    taken: Sequence[FilePlan]
+
+
 class SavePipeline:
     """Writes the files of one rank.
 
@@ -107,47 +122,60 @@ class SavePipeline:
         self._transforms = transforms
         self._format = serialization_format
         self._recorder = recorder
+        self._standing_bytes = 0
+        self._sessions: list[UploadStats] = []
 
-    def write(self, likely: Sequence[FilePlan], named: Callable[[], Sequence[FilePlan]]) -> list[WriteResult]:
-        """Write all files; returns where each item lies, once every object stands.
+    def write(self, likely: Sequence[FilePlan], named: Callable[[], Sequence[FilePlan]] | None = None) -> Written:
+        """Write files, none over anything; returns when each of them stands, or has found its name taken.
 
         Args:
             likely: the files by the names that they will probably have. An upload of several parts is begun for the
                 first of them, beside what ``named`` waits for, and dropped if that has another name for it.
-            named: waits until it is known which names are free; returns the same files by these.
+            named: waits until it is known which names are free; returns the same files by these. None: they are.
 
         Raises:
             S3Exception: an object could not be written; whatever was begun has been aborted.
             ValueError: a tensor is sparse, or has no elements.
         """
-        results: list[WriteResult] = []
         sizes = [file.estimated_nbytes() for file in likely]
-        written_bytes = 0
+        done: list[tuple[FilePlan, int, list[WriteResult]]] = []
         with self._store.upload() as upload:
-            stats = upload.stats
-            self._recorder.expect(sum(sizes), lambda: stats.sent_bytes)
+            self._sessions.append(upload.stats)
+            self._expect(sum(sizes))
             for file, writer in self._begin(upload, likely, named, sizes):
                 with self._recorder.phase(Phase.STAGING):
-                    results += self._write_file(writer, file)
+                    results = self._write_file(writer, file)
                     writer.close()
-                written_bytes += writer.tell()
-            self._recorder.expect(written_bytes, lambda: stats.sent_bytes)
-        return results
+                done.append((file, writer.tell(), results))
+            self._expect(sum(nbytes for _, nbytes, _ in done))
+        taken = {target.key for target in upload.gave_way}
+        stand = [row for row in done if (self._base / row[0].path).key not in taken]
+        self._standing_bytes += sum(nbytes for _, nbytes, _ in stand)
+        return Written(
+            [result for _, _, results in stand for result in results],
+            [file for file, _, _ in done if (self._base / file.path).key in taken],
+        )
+
+    def _expect(self, nbytes: int) -> None:
+        """So many bytes are wanted beside those that stand; what gave way was sent for nothing."""
+        self._recorder.expect(
+            self._standing_bytes + nbytes, lambda: sum(session.sent_bytes for session in self._sessions)
+        )
 
     def _begin(
         self,
         upload: BlockingUpload,
         likely: Sequence[FilePlan],
-        named: Callable[[], Sequence[FilePlan]],
+        named: Callable[[], Sequence[FilePlan]] | None,
         sizes: Sequence[int],
     ) -> Iterator[tuple[FilePlan, ObjectWriter]]:
         """Each file with its writer, begun when it is its turn; that of the first is begun before its name is sure."""
 
         def begin(file: FilePlan, nbytes: int) -> ObjectWriter:
-            return upload.object(self._base / file.path, NOTHING, total_bytes=nbytes)
+            return upload.object(self._base / file.path, NOTHING, total_bytes=nbytes, gives_way=True)
 
         early = begin(likely[0], sizes[0]) if likely else None
-        files = named()
+        files = named() if named is not None else likely
         if early is not None and likely[0].path != files[0].path:
             early.discard()
             early = None

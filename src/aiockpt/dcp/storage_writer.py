@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from torch.distributed.checkpoint.filesystem import (
     CURRENT_DCP_VERSION,
-    DEFAULT_SUFFIX,
     FileSystemWriter,
     SerializationFormat,
     _split_by_size_and_type,
+    _StorageInfo,
     _StoragePrefix,
 )
 from torch.distributed.checkpoint.metadata import Metadata
@@ -24,15 +24,17 @@ from torch.futures import Future
 
 from aiockpt.bridge import Call
 from aiockpt.config import S3ClientConfig
-from aiockpt.dcp.commit import Survey, commit, replaced_data, survey
+from aiockpt.dcp.commit import Survey, commit, lost, replaced_data, survey, withdraw
 from aiockpt.dcp.file_system import S3FileSystem, object_at
 from aiockpt.dcp.metadata import dump_metadata
 from aiockpt.dcp.numbering import likely_number, note_used
 from aiockpt.dcp.peers import Fate, failing_together, shared_fates
 from aiockpt.dcp.recording import Recording
+from aiockpt.dcp.rounds import Rounds
 from aiockpt.dcp.s3_prefix_strategy import DefaultPrefixStrategy, S3PrefixStrategyBase
-from aiockpt.dcp.save import FilePlan, SavePipeline
+from aiockpt.dcp.save import SavePipeline
 from aiockpt.engine.engine import LoopEngine
+from aiockpt.errors import PreconditionFailed
 from aiockpt.model import ObjectId
 from aiockpt.observe.recorder import Recorder
 from aiockpt.observe.report import Phase, Progress, Report
@@ -133,13 +135,14 @@ class S3StorageWriter(FileSystemWriter):
             RankFailed: another rank could not write its own.
         """
         share = cast("_StoragePrefix", plan.storage_data)
-        with failing_together(share.fate if isinstance(share, _Share) else None):
-            results = self._write(plan, planner, share.prefix)
+        fate = share.fate if isinstance(share, _Share) else None
+        with failing_together(fate):
+            results = self._write(plan, planner, share.prefix, alone=fate is None)
         future: Future[list[WriteResult]] = Future()
         future.set_result(results)
         return future
 
-    def _write(self, plan: SavePlan, planner: SavePlanner, prefix: str) -> list[WriteResult]:
+    def _write(self, plan: SavePlan, planner: SavePlanner, prefix: str, *, alone: bool) -> list[WriteResult]:
         buckets = (
             _split_by_size_and_type(self.thread_count, plan.items)
             if self.single_file_per_rank
@@ -151,13 +154,32 @@ class S3StorageWriter(FileSystemWriter):
             self._fs.store, self._base, planner, self.transforms, self.serialization_format, recorder
         )
         with recorder.working(), recorder.phase(Phase.TRANSFER):
-            results = pipeline.write(
-                _numbered(prefix, self._likely_number(prefix), files),
-                lambda: _numbered(prefix, self._free_number(prefix), files),
-            )
-        note_used(self._base / prefix, self._found().next_number + len(files))
+            results = self._write_beside(pipeline, prefix, files, alone=alone)
         if not self._commits:
             self._recording.finish()
+        return results
+
+    def _write_beside(
+        self, pipeline: SavePipeline, prefix: str, files: Sequence[Sequence[WriteItem]], *, alone: bool
+    ) -> list[WriteResult]:
+        """Write files beside what stands at the path and what others write there.
+
+        Who is ``alone`` ends when another writer has committed. A rank among others goes on, since none but the commit
+        knows what all of them have written, to take it away again.
+        """
+        rounds = Rounds(self._base, prefix)
+        written = pipeline.write(
+            rounds.named(files, self._likely_number(prefix)), lambda: rounds.first(files, self._free_number(prefix))
+        )
+        results = list(written.results)
+        try:
+            while written.taken:
+                written = pipeline.write(rounds.again(written.taken, self._look_again(prefix, alone=alone)))
+                results += written.results
+        except PreconditionFailed:
+            self._withdraw(result.storage_data for result in results)
+            raise
+        note_used(self._base / prefix, rounds.next_number)
         return results
 
     def _likely_number(self, prefix: str) -> int:
@@ -172,6 +194,21 @@ class S3StorageWriter(FileSystemWriter):
         if found.exists:
             self._begin_replacing(found)
         return found.next_number
+
+    def _look_again(self, prefix: str, *, alone: bool) -> int:
+        """The first number that is free by now.
+
+        Raises:
+            PreconditionFailed: another writer has committed, which ends who is ``alone``.
+        """
+        now = self._start_survey(prefix).result()
+        if alone and self._found().lost_to(now):
+            raise lost(self._metadata_object)
+        return now.next_number
+
+    def _withdraw(self, places: Iterable[_StorageInfo]) -> None:
+        keys, target = self._keys(places), self._metadata_object
+        self._fs.store.run(lambda engine: withdraw(engine, target, keys))
 
     def _begin_replacing(self, found: Survey) -> None:
         """Say that a checkpoint will be replaced; find out which data it has while the new ones are written."""
@@ -199,11 +236,14 @@ class S3StorageWriter(FileSystemWriter):
     def _commit(self, metadata: Metadata, recorder: Recorder) -> None:
         data = dump_metadata(metadata)
         recorder.add(len(data))
-        paths = {place.relative_path for place in metadata.storage_data.values()}
-        kept = {(self._base / path).key for path in paths}
+        kept = self._keys(metadata.storage_data.values())
         replaced = self._replaced.result() if self._replaced is not None else frozenset()
         found, target = self._found(), self._metadata_object
         self._fs.store.run(lambda engine: commit(engine, found, target, data, kept, replaced))
+
+    def _keys(self, places: Iterable[_StorageInfo]) -> set[str]:
+        """Keys of the objects that these places are in."""
+        return {(self._base / path).key for path in {place.relative_path for place in places}}
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
@@ -249,9 +289,12 @@ class S3StorageWriter(FileSystemWriter):
         return dataclasses.replace(plan, storage_data=_Share(self.prefix_strategy(rank), fate))
 
     def _writable_files(self, buckets: Sequence[list[WriteItem]]) -> Iterator[list[WriteItem]]:
-        """The files' items; a safetensors file holds a name once: further chunks of a tensor get files of their own."""
+        """The items of files that have any.
+
+        A safetensors file holds a name once: further chunks of a tensor get files of their own.
+        """
         if self.serialization_format is not SerializationFormat.SAFETENSORS:
-            yield from buckets
+            yield from filter(None, buckets)
             return
         for bucket in buckets:
             rounds: list[dict[str, WriteItem]] = [{}]
@@ -262,8 +305,3 @@ class S3StorageWriter(FileSystemWriter):
                     rounds.append(place := {})
                 place[name] = item
             yield from (list(held.values()) for held in rounds)
-
-
-def _numbered(prefix: str, first: int, files: Sequence[Sequence[WriteItem]]) -> list[FilePlan]:
-    """Files by the names that they have if ``first`` is the number of the first of them."""
-    return [FilePlan(f"{prefix}{number}{DEFAULT_SUFFIX}", items) for number, items in enumerate(files, first)]

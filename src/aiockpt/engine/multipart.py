@@ -107,16 +107,20 @@ class MultipartUpload:
         return ObjectInfo(whole.nbytes, answer.etag)
 
     async def abort_quietly(self, limit_s: float = math.inf) -> None:
-        """Drop it and its parts, if it was begun and does not stand; what cannot be dropped is logged, for a sweep."""
-        upload_id, self.upload_id = self.upload_id, ""
-        if not upload_id:
+        """Drop it and its parts, if it was begun and does not stand; what cannot be dropped is logged, for a sweep.
+
+        Cancelled, it may be called again.
+        """
+        if not self.upload_id:
             return
         trouble: object = f"no answer within {limit_s:g} s"
         with anyio.move_on_after(limit_s):
             try:
-                await self._engine.abort_upload(self.target, upload_id)
+                await self._engine.abort_upload(self.target, self.upload_id)
             except AiockptError as error:
                 trouble = error
             else:
-                return
-        logger.warning("%s: multipart upload %s could not be aborted: %s", self.target.uri, upload_id, trouble)
+                trouble = ""
+        if trouble:
+            logger.warning("%s: multipart upload %s could not be aborted: %s", self.target.uri, self.upload_id, trouble)
+        self.upload_id = ""

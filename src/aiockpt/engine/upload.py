@@ -2,7 +2,8 @@
 
 An object of one part is one PUT; more parts are a multipart upload, begun when its second part comes, or before the
 first if it was said that there will be several. The parts carry their CRC32, the completed object the combination of
-all. What fails or is cancelled is aborted before ``run`` ends.
+all. What fails or is cancelled is aborted before ``run`` ends. An object that would replace something fails the upload,
+or if it was begun so, gives way alone: its bytes can be written again under another name.
 
 ``Upload`` lives on the loop thread; ``submit``, ``seal`` and ``finish`` are called from elsewhere through
 ``bridge.call_soon``.
@@ -21,6 +22,7 @@ import anyio
 from aiockpt.engine.crew import Crew
 from aiockpt.engine.multipart import ABORT_TIMEOUT_S, MultipartUpload
 from aiockpt.engine.standing import Whole, stand
+from aiockpt.errors import PreconditionFailed
 from aiockpt.model import ANYTHING, ObjectId, ObjectInfo, Replaces
 from aiockpt.observe.exchange import gauge
 from aiockpt.plan.prefixes import prefix_of
@@ -82,9 +84,10 @@ class OutgoingObject:
         info: size and ETag, once it stands.
     """
 
-    def __init__(self, upload: Upload, target: ObjectId, replaces: Replaces) -> None:
+    def __init__(self, upload: Upload, target: ObjectId, replaces: Replaces, *, gives_way: bool) -> None:
         self.target = target
         self.info: ObjectInfo | None = None
+        self._gives_way = gives_way
         self._upload = upload
         self._prefix = prefix_of(target)
         self._step_aside = partial(upload.pause, self._prefix)
@@ -162,18 +165,20 @@ class OutgoingObject:
     async def _put(self, part: OutgoingPart, whole: Whole) -> None:
         engine, payload = self._upload.engine, part.payload
         bulk = await engine.client.bulk(self.target.bucket)
-        info = await stand(
-            engine,
-            Operation.PUT,
-            self.target,
-            lambda condition: bulk.put(self.target, payload, condition),
-            whole,
-            self._replaces,
-            self._upload.stats,
-            self._step_aside,
+        info = await self._unless_taken(
+            stand(
+                engine,
+                Operation.PUT,
+                self.target,
+                lambda condition: bulk.put(self.target, payload, condition),
+                whole,
+                self._replaces,
+                self._upload.stats,
+                self._step_aside,
+            )
         )
         self._upload.sent(part)
-        self._stands(info)
+        self._ends(info)
 
     async def _begin(self, multipart: MultipartUpload) -> None:
         await multipart.begin()
@@ -214,11 +219,26 @@ class OutgoingObject:
 
     async def _complete(self, multipart: MultipartUpload, whole: Whole) -> None:
         parts = [self._sent[number] for number in sorted(self._sent)]
-        self._stands(await multipart.complete(parts, whole, self._replaces))
+        info = await self._unless_taken(multipart.complete(parts, whole, self._replaces))
+        if info is None:
+            await multipart.abort_quietly()
+        self._ends(info)
 
-    def _stands(self, info: ObjectInfo) -> None:
+    async def _unless_taken(self, standing: Awaitable[ObjectInfo]) -> ObjectInfo | None:
+        """The object when it stands; None: it gives way to what stands there."""
+        try:
+            return await standing
+        except PreconditionFailed:
+            if not self._gives_way:
+                raise
+            return None
+
+    def _ends(self, info: ObjectInfo | None) -> None:
         self.info = info
-        self._upload.stands(self)
+        if info is None:
+            self._upload.gives_way(self)
+        else:
+            self._upload.stands(self)
 
 
 class Upload:
@@ -228,6 +248,10 @@ class Upload:
         engine: performs the requests.
         on_sent: called on the loop thread when a part has been sent and its memory is free again.
         on_object: called on the loop thread when an object stands.
+
+    Attributes:
+        stats: what has been done so far.
+        gave_way: the objects that were not written, since something stands there that they may not replace.
     """
 
     def __init__(
@@ -238,6 +262,7 @@ class Upload:
     ) -> None:
         self.engine = engine
         self.stats = UploadStats()
+        self.gave_way: list[ObjectId] = []
         self._on_sent = on_sent
         self._on_object = on_object
         self._crew: Crew[_Step] = Crew(
@@ -257,9 +282,13 @@ class Upload:
             await self._abort_unfinished()
         return self.stats
 
-    def begin(self, target: ObjectId, replaces: Replaces = ANYTHING) -> OutgoingObject:
-        """A new object; it fails with ``PreconditionFailed`` if it would replace something else than it may."""
-        outgoing = OutgoingObject(self, target, replaces)
+    def begin(self, target: ObjectId, replaces: Replaces = ANYTHING, *, gives_way: bool = False) -> OutgoingObject:
+        """A new object.
+
+        If it would replace something else than it may, the upload fails with ``PreconditionFailed``; or with
+        ``gives_way``, nothing fails, and this object alone is not written.
+        """
+        outgoing = OutgoingObject(self, target, replaces, gives_way=gives_way)
         self._objects.append(outgoing)
         return outgoing
 
@@ -286,6 +315,11 @@ class Upload:
     def sent_nothing(self, part: OutgoingPart) -> None:
         """Account for a part whose object was given up: its memory is free again."""
         self._on_sent(part)
+
+    def gives_way(self, outgoing: OutgoingObject) -> None:
+        """Account for an object that is not written, since its name is taken."""
+        self.gave_way.append(outgoing.target)
+        self._objects.remove(outgoing)
 
     def stands(self, outgoing: OutgoingObject) -> None:
         """Account for an object that stands."""

@@ -9,7 +9,6 @@ import warnings
 from contextlib import suppress
 from functools import cache
 from multiprocessing.connection import Connection
-from typing import Any
 
 import torch
 from botocore.loaders import JSONFileLoader
@@ -18,19 +17,14 @@ from aiockpt.config import S3ClientConfig
 from aiockpt.dcp import S3StorageWriter
 from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import NotFound
-from aiockpt.model import MiB, ObjectId
+from aiockpt.model import ObjectId
 from dcp.checkpoints import save
-
-#: Two objects, one of two parts: as many kinds of requests as a save makes.
-SHAPES = {"large": (5 * MiB + 1,), "small": (7, 3)}
-
-
-def state(value: int) -> dict[str, Any]:
-    return {name: torch.full(shape, value, dtype=torch.uint8) for name, shape in SHAPES.items()}
+from dcp.gates import options, state
 
 
 def save_state(uri: str, value: int) -> None:
-    save(state(value), S3StorageWriter("us-east-1", uri, thread_count=2, part_size=5 * MiB))
+    """Two objects, one of two parts: as many kinds of requests as a save makes."""
+    save(state(value), S3StorageWriter("us-east-1", uri, **options()))
 
 
 def serve(environ: dict[str, str], orders: Connection) -> None:

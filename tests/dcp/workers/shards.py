@@ -124,7 +124,20 @@ def save_part(mesh: DeviceMesh, uri: str, options: dict[str, Any]) -> None:
     dcp.save(part(mesh, **options), storage_writer=S3StorageWriter("us-east-1", uri))
 
 
-VERBS: dict[str, Verb] = {"save": save, "load": load, "save part": save_part, "fail together": fail_together}
+def load_part(mesh: DeviceMesh, uri: str, options: dict[str, Any]) -> None:
+    expected = whole(part(mesh, **options)["wide"])
+    state = part(mesh, add=-1.0)
+    dcp.load(state, storage_reader=S3StorageReader("us-east-1", uri))
+    assert torch.equal(whole(state["wide"]), expected)
+
+
+VERBS: dict[str, Verb] = {
+    "save": save,
+    "load": load,
+    "save part": save_part,
+    "load part": load_part,
+    "fail together": fail_together,
+}
 
 
 def run_rank(environ: dict[str, str], verb: str | Verb, uri: str, options: dict[str, Any], outcome: Connection) -> None:

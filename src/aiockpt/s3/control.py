@@ -275,7 +275,7 @@ class ControlPlane:
             answer = await client.complete_multipart_upload(
                 **_names(target),
                 UploadId=upload_id,
-                MultipartUpload={"Parts": [{"PartNumber": part.number, "ETag": part.etag} for part in parts]},
+                MultipartUpload=[(part.number, part.etag) for part in parts],  # see ``completion``
                 **checks,
                 **request_arguments(self._config),
             )

@@ -23,6 +23,7 @@ from aiockpt.config import AddressingStyle, S3ClientConfig, has_custom_endpoint
 from aiockpt.errors import ServiceError
 from aiockpt.model import ObjectId
 from aiockpt.plan.retry import needs_new_credentials
+from aiockpt.s3.completion import complete_by_document
 from aiockpt.s3.failures import S3_ITSELF, translated
 from aiockpt.s3.watched import watch
 
@@ -148,6 +149,7 @@ class Session:
             )
         )
         watch(client)
+        complete_by_document(client)
         return client
 
 

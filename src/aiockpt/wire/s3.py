@@ -9,8 +9,10 @@ import base64
 import binascii
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote
+from xml.sax.saxutils import escape
 
 from aiockpt.errors import LocalProtocolError, RemoteProtocolError
 from aiockpt.model import ByteRange, KiB
@@ -20,6 +22,7 @@ MAX_ERROR_BYTES = 64 * KiB
 
 # 18 digits hold any object's size and need no big-integer conversion.
 _CONTENT_RANGE = re.compile(r"bytes[ \t]+([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IGNORECASE)
+_NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 _WEAK = "W/"
 _COMPOSITE = re.compile(r"[A-Za-z0-9+/=]+-[0-9]+")
 
@@ -105,6 +108,14 @@ def if_match(etag: str) -> str:
     Weak ones never match (RFC 9110 §13.1.1): such a request would be refused although the object is the same.
     """
     return f'"{etag}"' if etag and not etag.startswith(_WEAK) else ""
+
+
+def completion_document(parts: Iterable[tuple[int, str]]) -> bytes:
+    """The body of CompleteMultipartUpload for parts in order: their numbers, and the ETags as the service gave them."""
+    rows = "".join(
+        f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag)}</ETag></Part>" for number, etag in parts
+    )
+    return f'<CompleteMultipartUpload xmlns="{_NAMESPACE}">{rows}</CompleteMultipartUpload>'.encode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ class TensorLoad:
         wants_tail = not item.is_bare and (item.is_whole or not known_form)
         self._head = _Surround(item.offset, payload_start if not item.is_bare else item.offset)
         self._head.memory = memoryview(head)
-        self._tail = _Surround(payload_end, item.span.end if wants_tail else payload_end)
+        self._tail = _Surround(payload_end, item.end if wants_tail else payload_end)
         require(len(self._tail.span) <= MAX_TAIL_BYTES, "more follows the elements than an archive of one tensor has")
         self._proof = item.proof(item.payload_nbytes) if loading.checksums else None
         self._check = Check(self._proof)

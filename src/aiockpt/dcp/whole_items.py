@@ -20,6 +20,7 @@ from aiockpt.archive.torchload import payload_of
 from aiockpt.archive.torchsave import storage_view
 from aiockpt.dcp.items import StoredItem
 from aiockpt.dcp.proof import Check
+from aiockpt.dcp.staging import host_memory
 from aiockpt.dcp.tasks import Loading, Task, landable, lasting, mismatch, target_of, tensor_at
 from aiockpt.engine.download import Read
 from aiockpt.errors import ChecksumMismatch, MetadataError
@@ -42,7 +43,7 @@ class BufferedItem(Task):
         self._second_try = second_try
         self._memory = memoryview(b"")
         self.staged_bytes = item.length + self._copies_bytes()
-        if not loading.has(item.source, item.span.end, item.length):
+        if not loading.has(item.source, item.end, item.length):
             raise MetadataError(f"{item}: the object ends before that: truncated, or the metadata are damaged")
 
     def reads(self) -> list[Read]:  # noqa: D102  # Task's
@@ -137,19 +138,21 @@ class TogetherItems(Task):
         self.items = items
         self._second_try = second_try
         self._start = items[0].offset
-        self.staged_bytes = max(item.span.end for item in items) - self._start
-        self._memory = memoryview(b"")
+        self.staged_bytes = max(item.end for item in items) - self._start
+        self._staged = host_memory(0, pinned=False)
 
     def reads(self) -> list[Read]:  # noqa: D102  # Task's
-        self._memory = memoryview(bytearray(self.staged_bytes))
-        return [Read(self.items[0].source, ByteRange(self._start, self._start + self.staged_bytes), self._memory)]
+        self._staged = host_memory(self.staged_bytes, pinned=False)
+        span = ByteRange(self._start, self._start + self.staged_bytes)
+        return [Read(self.items[0].source, span, storage_view(self._staged))]
 
     def landed(self) -> Iterable[Task]:  # noqa: D102  # Task's
         again: list[Task] = []
+        memory = storage_view(self._staged)
         for item in self.items:
             start = item.offset - self._start
             try:
-                self._take(item, self._memory[start : start + item.length])
+                self._take(item, memory[start : start + item.length])
             except Surprise:
                 again.append(BufferedItem(self._loading, item))
             except ChecksumMismatch as error:

@@ -8,17 +8,21 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.planner import WriteItem
 
 from aiockpt.blocking.store import Store
 from aiockpt.config import S3ClientConfig
-from aiockpt.dcp import HexPrefixStrategy
+from aiockpt.dcp import HexPrefixStrategy, commit
 from aiockpt.dcp import sweep as room
 from aiockpt.dcp.sweep import Swept, sweep
 from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import AccessDenied, NotFound
 from aiockpt.model import MiB, ObjectId
+from aiockpt.s3.control import ListedPart
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
-from dcp.checkpoints import Place, emptied, same_bits
+from dcp.checkpoints import Place, emptied, failure, same_bits
 
 STATE = {"w": torch.arange(100.0), "n": {"b": torch.ones(3, 5)}}
 NOW = timedelta(0)
@@ -238,6 +242,85 @@ def test_an_upload_of_which_the_service_knows_nothing_any_more(local: Place, loc
     assert "does not say how old" in verdict.reason
     assert removed(store.run(lambda engine: sweep(engine, path, grace=NOW))) == ["ckpt/__0_0.distcp"]
     assert local.uploads() == []
+
+
+def test_an_upload_whose_parts_have_no_time_is_as_old_as_nobody_knows(
+    local: Place, wait: Callable[[timedelta], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin_upload(local, "ckpt/__0_0.distcp")
+    wait(timedelta(hours=30))
+    real = LoopEngine.upload_parts
+
+    async def parts(engine: LoopEngine, target: ObjectId, upload_id: str) -> Any:
+        return [ListedPart(row.number, row.size, None) for row in await real(engine, target, upload_id)]
+
+    monkeypatch.setattr(LoopEngine, "upload_parts", parts)
+    (verdict,) = swept(local).kept
+    assert "does not say how old" in verdict.reason
+    assert removed(swept(local, grace=NOW)) == ["ckpt/__0_0.distcp"]
+
+
+class StoppedPlanner(DefaultSavePlanner):
+    """Stops the save when its first object stands, and does something before it goes on."""
+
+    def __init__(self, place: Place, meanwhile: Callable[[], None]) -> None:
+        super().__init__()
+        self._place = place
+        self._meanwhile: Callable[[], None] | None = meanwhile
+        self._standing = len(place.keys())
+
+    def resolve_data(self, write_item: WriteItem) -> Any:
+        if write_item.index.fqn == "small" and self._meanwhile is not None:
+            while len(self._place.keys()) == self._standing:
+                pass
+            self._meanwhile()
+            self._meanwhile = None
+        return super().resolve_data(write_item)
+
+
+LARGE = {"large": torch.ones(5 * MiB + 1, dtype=torch.uint8), "small": torch.ones(3)}
+
+
+@pytest.mark.parametrize("clock", [0, 1])
+def test_who_was_stopped_and_swept_cannot_commit(
+    local: Place, wait: Callable[[timedelta], None], monkeypatch: pytest.MonkeyPatch, clock: int
+) -> None:
+    """Whichever of its clocks shows that it was stopped."""
+    local.save(STATE)
+    before = local.keys()
+
+    def meanwhile() -> None:
+        now = [reading + 30 * 3600 * (clock == number) for number, reading in enumerate(commit.readings())]
+        monkeypatch.setattr(commit, "readings", lambda: tuple(now))
+        wait(timedelta(hours=30))
+        assert removed(swept(local)) == ["ckpt/__0_1.distcp"]
+
+    planner = StoppedPlanner(local, meanwhile)
+    with pytest.raises(CheckpointException) as caught:
+        local.save(LARGE, planner=planner, thread_count=2, part_size=5 * MiB, overwrite=True)
+    error = failure(caught.value)
+    assert isinstance(error, NotFound)
+    assert "1 of 2 data objects of this save are gone" in str(error)
+    assert "ckpt/__0_1.distcp" in str(error)
+    assert "a longer grace" in str(error)
+    assert set(local.keys()) == {*before, "ckpt/__0_2.distcp"}
+    assert same_bits(local.load(emptied(STATE)), STATE)
+    assert removed(swept(local, grace=NOW)) == ["ckpt/__0_2.distcp"]
+
+
+def test_who_was_stopped_and_not_swept_commits(
+    local: Place, local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meanwhile() -> None:
+        later = commit.readings()[0] + commit.LONG_S
+        monkeypatch.setattr(commit, "readings", lambda: (later, 0.0))
+        local_endpoint.reset_stats()
+
+    planner = StoppedPlanner(local, meanwhile)
+    local.save(LARGE, planner=planner, thread_count=2, part_size=5 * MiB)
+    assert same_bits(local.load(emptied(LARGE)), LARGE)
+    looks = [record for record in local_endpoint.requests() if record.operation == "ListObjectsV2"]
+    assert len(looks) == 1
 
 
 def test_refusals(local: Place, local_endpoint: LocalEndpoint) -> None:

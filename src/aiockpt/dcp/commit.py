@@ -9,11 +9,15 @@ Two writers at one path: their data objects never replace anything, and decide n
 written under another one (``rounds``). Their metadata may replace nothing but what they saw when they began. So where
 the store knows conditional writes, the first one to commit wins, whatever happens in between and whoever is killed; the
 others fail with ``PreconditionFailed`` and take their data away again.
+
+A sweep may take a writer for dead who was only stopped for longer than its grace. So who has been at it for long looks
+whether its data still stand before it commits.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +34,10 @@ logger = logging.getLogger("aiockpt")
 #: How many checkpoints are remembered; training overwrites one or two.
 REMEMBERED = 16
 
+#: From so many seconds on a save looks whether its data still stand before it commits: far below any grace of a sweep,
+#: and the look, a listing, is then nothing beside the save.
+LONG_S = 600.0
+
 #: What this process has committed: by the bucket's URL, the metadata's key and ETag, the keys of its data. So a
 #: checkpoint that replaces one of our own need not read the old metadata, which takes 0.2 s for 20,000 tensors.
 _committed: dict[tuple[str, str, str], frozenset[str]] = {}
@@ -43,11 +51,13 @@ class Survey:
         replaces: the metadata that stands there, as a condition for the commit.
         prefix: what names of the rank's data objects begin with.
         next_number: the first number that no such name has used.
+        looked: the ``readings`` when it began.
     """
 
     replaces: Replaces
     prefix: ObjectId
     next_number: int
+    looked: tuple[float, float]
 
     @property
     def exists(self) -> bool:
@@ -61,6 +71,15 @@ class Survey:
         """
         return later.exists and later.replaces != self.replaces
 
+    def age_s(self) -> float:
+        """Seconds since it was made."""
+        return max(now - then for now, then in zip(readings(), self.looked, strict=True))
+
+
+def readings() -> tuple[float, float]:
+    """Two clocks, in seconds: one that goes on while the machine is suspended, and one that nobody sets back."""
+    return time.time(), time.monotonic()
+
 
 def lost(metadata: ObjectId) -> PreconditionFailed:
     """The error of who finds that another writer has committed."""
@@ -73,6 +92,7 @@ def lost(metadata: ObjectId) -> PreconditionFailed:
 
 async def survey(engine: LoopEngine, metadata: ObjectId, prefix: ObjectId) -> Survey:
     """Look what stands at a checkpoint's path: its metadata, and data objects whose key starts with ``prefix``."""
+    looked = readings()
     found: list[Replaces] = []
     numbers = [-1]
 
@@ -90,7 +110,7 @@ async def survey(engine: LoopEngine, metadata: ObjectId, prefix: ObjectId) -> Su
         numbers.extend(number for number in used if number is not None)
 
     await run_all([look_for_metadata, look_for_data])
-    return Survey(found[0], prefix, max(numbers) + 1)
+    return Survey(found[0], prefix, max(numbers) + 1, looked)
 
 
 async def replaced_data(engine: LoopEngine, found: Survey, metadata: ObjectId) -> frozenset[str]:
@@ -126,7 +146,10 @@ async def commit(
     Raises:
         PreconditionFailed: another writer has committed here since the survey; its checkpoint stands, and the data that
             were to be committed have been deleted.
+        NotFound: the save took long, and some of its data are gone; nothing has changed.
     """
+    if found.age_s() >= LONG_S:
+        await _must_all_stand(engine, metadata, kept)
     try:
         etag = await _put(engine, metadata, data, found.replaces)
     except PreconditionFailed:
@@ -134,6 +157,18 @@ async def commit(
         raise
     _remember(await engine.bucket_url(metadata.bucket), metadata.key, etag, kept)
     await _delete_all(engine, metadata.bucket, set(replaced).difference(kept))
+
+
+async def _must_all_stand(engine: LoopEngine, metadata: ObjectId, keys: Collection[str]) -> None:
+    folder = ObjectId(metadata.bucket, folder_of(metadata.key))
+    there = {row.key async for row in engine.list_objects(folder) if not isinstance(row, str)}
+    if gone := sorted(set(keys) - there):
+        raise NotFound(
+            f"{len(gone)} of {len(keys)} data objects of this save are gone, {ObjectId(folder.bucket, gone[0]).uri} "
+            "for one: a sweep whose grace is shorter than this save took has removed them. Nothing was committed: "
+            "save again, and sweep with a longer grace",
+            status=404, code="NoSuchKey", bucket=folder.bucket, key=gone[0],
+        )  # fmt: skip
 
 
 async def withdraw(engine: LoopEngine, metadata: ObjectId, keys: Collection[str]) -> None:

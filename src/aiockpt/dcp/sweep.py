@@ -146,8 +146,8 @@ async def _uploads(engine: LoopEngine, bucket: str, folder: str) -> list[Remnant
                 raise
             found.append(Remnant(row.key, 0, None, row.upload_id))  # what some stores answer of an aborted one
             return
-        times = [row.initiated, *(part.last_modified for part in parts)]
-        touched = max((time for time in times if time is not None), default=None)
+        times = [part.last_modified for part in parts] or [row.initiated]
+        touched = None if None in times else max(time for time in times if time is not None)
         found.append(Remnant(row.key, sum(part.size for part in parts), touched, row.upload_id))
 
     await run_all(partial(look, row) for row in rows if is_data(row.key) or is_metadata(row.key))

@@ -210,7 +210,7 @@ class OutgoingObject:
     def _settle(self) -> None:
         """Once no part is under way: complete a sealed object, abort a discarded one."""
         multipart, whole = self._multipart, self._sealed
-        if multipart is None or len(self._sent) + self._skipped < self._expected:
+        if multipart is None or not self._begun or len(self._sent) + self._skipped < self._expected:
             return
         if self._discarded:
             self._queue(multipart.abort_quietly)

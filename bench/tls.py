@@ -8,24 +8,24 @@ from pathlib import Path
 import click
 
 from bench import transfer
-from bench.contenders import BARE, OURS, PEER
+from bench.contenders import BARE, OURS, PEER, TWO_THREADS
 from bench.options import Settings, benchmark
 from bench.report import Bar, Report
 from bench.storage import open_storage
-from bench.transfer import CPU, EXTRA, GB_S
+from bench.transfer import BUSIEST, CPU, EXTRA, GB_S
 
 
-@benchmark(contenders=(OURS, PEER))
+@benchmark(contenders=(OURS, TWO_THREADS, PEER))
 def tls(settings: Settings) -> Report:
-    """Measure load and save over TLS, with a certificate made for the occasion."""
+    """Measure load and save over TLS, with a certificate made for the occasion, by the number of loop threads."""
     report = Report("over TLS", plotted=(GB_S, CPU, EXTRA))
     with tempfile.TemporaryDirectory() as folder:
         files = issue_certificate(Path(folder))
         with open_storage(settings.place, reserve_bytes=4 * settings.nbytes, tls=files) as storage:
             shared = (storage, settings.nbytes, settings.contenders, (1,), settings.rounds)
             loads, saves = transfer.load_rounds(*shared), transfer.save_rounds(*shared)
-    transfer.add_rows(report, {(name, "load"): observed for (name, _), observed in loads.items()})
-    transfer.add_rows(report, {(name, "save"): observed for (name, _), observed in saves.items()})
+    transfer.add_thread_rows(report, {(name, "load"): observed for (name, _), observed in loads.items()})
+    transfer.add_thread_rows(report, {(name, "save"): observed for (name, _), observed in saves.items()})
     for what in ("load", "save"):
         ours = (OURS, what)
         report.bars += [
@@ -34,7 +34,15 @@ def tls(settings: Settings) -> Report:
             Bar.at_least(f"{what} over TLS: GB/s beside the bare loop", 0.8, report.ratio(ours, (BARE, what), GB_S)),
         ]
     report.remarks.append("The bare loop is one thread, which encrypts or decrypts everything: its GB/s is that limit.")
+    report.remarks += [_limit(report, name, what) for name in (OURS, TWO_THREADS) for what in ("load", "save")]
     return report
+
+
+def _limit(report: Report, contender: str, what: str) -> str:
+    """What its busiest loop thread would move with a core to itself."""
+    cost = report.median(contender, what, BUSIEST)
+    limit = f"{1 / cost:.2f} GB/s" if cost else "not measured"
+    return f"{what}, {contender}: the most that the loop threads' CPU time allows is {limit}."
 
 
 def issue_certificate(folder: Path) -> tuple[str, str, str]:

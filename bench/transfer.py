@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,6 +20,7 @@ from bench.worker import take_turns, workers
 
 #: Columns of the reports.
 GB_S, CPU, EXTRA = "GB/s", "client CPU s/GB", "extra MiB"
+BUSIEST, OTHERS = "busiest loop thread, CPU s/GB", "other loop threads, CPU s/GB"
 REQUESTS, BYTES, SERVER_CPU = "requests", "bytes moved / needed", "server CPU s/GB"
 
 #: A sample, and the traffic that the server saw meanwhile.
@@ -45,8 +47,10 @@ class LoadTrial(Trial):
     def before(self, url: str) -> None:  # noqa: ARG002, D102
         workload.wipe(self._state)
 
-    def run(self, url: str) -> None:  # noqa: D102
-        dcp.load(self._state, storage_reader=self.contender.reader(url), no_dist=True)
+    def run(self, url: str) -> Mapping[str, float]:  # noqa: D102
+        with thread_times(self.contender) as spent:
+            dcp.load(self._state, storage_reader=self.contender.reader(url), no_dist=True)
+        return spent
 
     def after(self, url: str) -> None:  # noqa: D102
         if self.contender.moves_bytes and workload.crcs(self._state) != self._crcs:
@@ -77,12 +81,22 @@ class SaveTrial(Trial):
         self._step += self.anew
         self._path = f"{url}/{self._step}" if self.anew else url
 
-    def run(self, url: str, objects: int = 1) -> None:  # noqa: ARG002, D102
-        dcp.save(self._state, storage_writer=self.contender.writer(self._path, objects), no_dist=True)
+    def run(self, url: str, objects: int = 1) -> Mapping[str, float]:  # noqa: ARG002, D102
+        with thread_times(self.contender) as spent:
+            dcp.save(self._state, storage_writer=self.contender.writer(self._path, objects), no_dist=True)
+        return spent
 
     def after(self, url: str, objects: int = 1) -> None:  # noqa: ARG002, D102
         if self.anew:
             delete_below(self._client, *split_url(self._path))
+
+
+@contextmanager
+def thread_times(contender: Contender) -> Iterator[dict[str, float]]:
+    """CPU seconds in the block of each thread that moves bytes, by name; filled at its end."""
+    before, spent = contender.thread_cpu_s(), dict[str, float]()
+    yield spent
+    spent.update({name: total - before.get(name, 0.0) for name, total in contender.thread_cpu_s().items()})
 
 
 def write_checkpoints(storage: Storage, nbytes: int, objects: Iterable[int]) -> dict[int, str]:
@@ -158,4 +172,19 @@ def add_rows(report: Report, results: Mapping[tuple[str, str], Sequence[Observed
             REQUESTS: [seen.requests for seen, _ in traffic],
             BYTES: [seen.nbytes / nbytes for seen, nbytes in traffic],
             SERVER_CPU: [seen.server_cpu_s / nbytes * 1e9 for seen, nbytes in traffic],
+        })  # fmt: skip
+
+
+def add_thread_rows(report: Report, results: Mapping[tuple[str, str], Sequence[Observed]]) -> None:
+    """As ``add_rows``, for where the time of single threads is the question."""
+    for (contender, variant), observed in results.items():
+        samples = [sample for sample, _ in observed]
+        times = [sorted(sample.notes.values(), reverse=True) for sample in samples if sample.notes]
+        sizes = [sample.payload_bytes / 1e9 for sample in samples if sample.notes]
+        report.add(contender, variant, {
+            GB_S: [sample.payload_bytes / sample.seconds / 1e9 for sample in samples],
+            CPU: [sample.cpu_s / sample.payload_bytes * 1e9 for sample in samples],
+            BUSIEST: [spent[0] / size for spent, size in zip(times, sizes, strict=True)],
+            OTHERS: [sum(spent[1:]) / size for spent, size in zip(times, sizes, strict=True)],
+            EXTRA: [sample.extra_bytes / MiB for sample in samples],
         })  # fmt: skip

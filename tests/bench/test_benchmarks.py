@@ -12,8 +12,13 @@ from typing import Any
 
 import pytest
 from bench.__main__ import BENCHMARKS, main
-from bench.contenders import BARE, FSSPEC, NULL, OURS, PEER
+from bench.contenders import BARE, FSSPEC, NULL, OURS, PEER, TWO_THREADS
+from bench.measure import Sample
+from bench.report import Report
+from bench.transfer import BUSIEST, OTHERS, add_thread_rows
 from click.testing import CliRunner
+
+from aiockpt.model import MiB
 
 TINY = {
     "first": ["--size-gb=0.002", f"--contender={OURS}"],
@@ -24,7 +29,7 @@ TINY = {
     "scaling": ["--sizes-gb=0.002,0.004"],
     "shaped": ["--size-gb=0.002", "--latency-s=0.001"],
     "small": ["--counts=20,40", f"--contender={OURS}"],
-    "tls": ["--size-gb=0.002"],
+    "tls": ["--size-gb=0.002", f"--contender={OURS}", f"--contender={TWO_THREADS}"],
 }
 
 PEERS = {name for name, package in ((PEER, "s3torchconnector"), (FSSPEC, "s3fs")) if find_spec(package)}
@@ -50,7 +55,7 @@ def test_runs(name: str, tmp_path: Path) -> None:
     found = results(name, tmp_path)
     contenders = {row["contender"] for row in found["rows"]}
     assert OURS in contenders
-    assert contenders <= {OURS, PEER, FSSPEC, BARE, NULL}
+    assert contenders <= {OURS, TWO_THREADS, PEER, FSSPEC, BARE, NULL}
     assert found["hardware"]
     assert all(
         spread["least"] <= spread["median"] <= spread["largest"]
@@ -78,3 +83,15 @@ def test_ours_fetches_and_sends_each_byte_once(tmp_path: Path) -> None:
         rows = results(name, tmp_path, f"--contender={OURS}")["rows"]
         moved = [row["values"]["bytes moved / needed"]["largest"] for row in rows if row["contender"] == OURS]
         assert max(moved) < 1.1  # archives' frames and the metadata are some of 2 MB
+
+
+def test_the_time_of_loop_threads_is_told() -> None:
+    """By what the busiest has used, whichever it was; a peer cannot tell."""
+    report = Report("of threads")
+    two = [Sample(2.0, 3.0, MiB, int(2e9), notes) for notes in ({"a": 1.0, "b": 0.4}, {"a": 0.6, "b": 1.2})]
+    results = {(TWO_THREADS, "load"): two, (PEER, "load"): [Sample(4.0, 6.0, MiB, int(2e9))]}
+    add_thread_rows(report, {key: [(sample, None) for sample in samples] for key, samples in results.items()})
+    assert report.median(TWO_THREADS, "load", BUSIEST) == pytest.approx(0.55)
+    assert report.median(TWO_THREADS, "load", OTHERS) == pytest.approx(0.25)
+    assert report.median(PEER, "load", BUSIEST) is None
+    assert report.median(PEER, "load", "GB/s") == pytest.approx(0.5)

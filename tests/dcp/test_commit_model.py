@@ -139,7 +139,7 @@ class Store:
         data, etag, _ = self._get(target)
         return ObjectInfo(len(data), etag)
 
-    async def delete(self, target: ObjectId) -> None:
+    async def delete(self, target: ObjectId, *, once: bool = False) -> None:
         await self.request()
         self.objects.pop(target.key, None)
 

@@ -81,6 +81,24 @@ def test_one_wins_in_any_order(local: Place, overwrite: bool, seed: int) -> None
     assert local.keys() == its_objects(local)
 
 
+def test_who_loses_deletes_its_data_once(
+    local: Place, local_endpoint: LocalEndpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who does not know whether an object is gone leaves it to a sweep: its name may be another's already."""
+    with held_at(7, local, 1) as (early, held):  # before it commits
+        assert held
+        local.save(state(2), **options())
+        local_endpoint.reset_stats()
+        local_endpoint.add_fault(
+            Fault(FaultKind.ERROR, "DeleteObject", status=500, code="InternalError", key="__0_1", count=None)
+        )
+    assert isinstance(early.error, PreconditionFailed)
+    deleted = [record.key for record in local_endpoint.requests() if record.operation == "DeleteObject"]
+    assert sorted(deleted) == ["ckpt/__0_0.distcp", "ckpt/__0_1.distcp"]
+    assert "ckpt/__0_1.distcp may be left behind" in caplog.text
+    assert local.keys() == sorted(["ckpt/__0_1.distcp", *its_objects(local)])
+
+
 def test_of_two_jobs_of_two_ranks_one_wins(local: Place, local_endpoint: LocalEndpoint) -> None:
     """The first objects of both wait until both have looked what is there."""
     local_endpoint.add_fault(Fault(FaultKind.STALL, "PutObject", key="__0_0", count=2, after_bytes=1))

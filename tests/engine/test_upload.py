@@ -200,8 +200,8 @@ async def test_what_must_replace_nothing(engine: LoopEngine, target: ObjectId, l
 async def test_what_gives_way_fails_nobody(engine: LoopEngine, local_bucket: str) -> None:
     """Objects of one part and of several, whose names are taken; their siblings stand."""
     names = [ObjectId(local_bucket, name) for name in ("small", "large", "small too", "large too")]
-    for taken in names[:2]:
-        await engine.put(taken, [b"first"], NOTHING)
+    await engine.put(names[0], [SMALL], NOTHING)  # the same bytes: they are another's all the same
+    await engine.put(names[1], [b"first"], NOTHING)
     sent: list[OutgoingPart] = []
     upload = Upload(engine, on_sent=sent.append)
     for name in names:
@@ -214,10 +214,24 @@ async def test_what_gives_way_fails_nobody(engine: LoopEngine, local_bucket: str
     upload.finish()
     stats = await upload.run()
     assert sorted(upload.gave_way, key=lambda target: target.key) == [names[1], names[0]]
-    assert [await engine.get(name) for name in names] == [b"first", b"first", SMALL, LARGE]
+    assert [await engine.get(name) for name in names] == [SMALL, b"first", SMALL, LARGE]
     assert stats.objects == 2
     assert len(sent) == 8  # all memory is free again
     assert await open_uploads(engine, names[0]) == 0
+
+
+async def test_what_gives_way_stands_if_only_the_answer_was_lost(
+    engine: LoopEngine, target: ObjectId, local_endpoint: LocalEndpoint
+) -> None:
+    local_endpoint.add_fault(Fault(FaultKind.LOST_REPLY, "PutObject"))
+    upload = Upload(engine)
+    outgoing = upload.begin(target, NOTHING, gives_way=True)
+    outgoing.submit(part(1, SMALL))
+    outgoing.seal(len(SMALL), crc32(SMALL))
+    upload.finish()
+    await upload.run()
+    assert upload.gave_way == []
+    assert outgoing.info == await engine.head(target)
 
 
 async def test_cancelled_while_it_gives_way(

@@ -39,6 +39,7 @@ from aiockpt.plan.retry import (
 
 ALL = frozenset(Operation)
 NONE: frozenset[Operation] = frozenset()
+REPEATABLE = ALL - {Operation.DELETE_ONCE}
 BODY = frozenset({Operation.PUT, Operation.UPLOAD_PART})
 
 
@@ -57,15 +58,15 @@ def answer(status: int, code: str = "", kind: type[ServiceError] = ServiceError)
     [
         (ConnectError("m"), ALL),
         (TLSError("m"), NONE),
-        (ReadError("m"), ALL),
-        (WriteError("m"), ALL),
-        (TransportTimeout("m"), ALL),
-        (TransportError("m"), ALL),
+        (ReadError("m"), REPEATABLE),
+        (WriteError("m"), REPEATABLE),
+        (TransportTimeout("m"), REPEATABLE),
+        (TransportError("m"), REPEATABLE),
         (ShortRead("m"), NONE),  # the object is as short as the service says
         (ChecksumMismatch("m"), BODY | {Operation.GET}),
         (damaged_at_rest(), NONE),
         (ObjectChanged("m"), NONE),
-        (RemoteProtocolError("m"), ALL),
+        (RemoteProtocolError("m"), REPEATABLE),
         (LocalProtocolError("m"), NONE),
         (ConfigError("m"), NONE),
         (ClosedError("m"), NONE),
@@ -75,9 +76,10 @@ def answer(status: int, code: str = "", kind: type[ServiceError] = ServiceError)
         (ConnectionResetError("m"), NONE),  # the transport's edge gives it a type of ours
         (Throttled("m", status=503, code="SlowDown"), ALL),
         (Throttled("m"), ALL),
-        *((answer(status), ALL) for status in (429, 500, 502, 503, 504)),
+        (answer(429), ALL),
+        *((answer(status), REPEATABLE) for status in (500, 502, 503, 504)),
         *((answer(status), NONE) for status in (301, 400, 401, 403, 404, 405, 409, 411, 412, 416, 501, 505)),
-        (answer(200, "InternalError"), ALL),  # COMPLETE's and COPY's late errors
+        (answer(200, "InternalError"), REPEATABLE),  # COMPLETE's and COPY's late errors
         (answer(400, "RequestTimeout"), ALL),
         (answer(403, "RequestTimeTooSkewed", AccessDenied), ALL),
         (answer(409, "ConditionalRequestConflict", PreconditionFailed), ALL - {Operation.COMPLETE}),

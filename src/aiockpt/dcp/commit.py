@@ -174,7 +174,8 @@ async def _must_all_stand(engine: LoopEngine, metadata: ObjectId, keys: Collecti
 async def withdraw(engine: LoopEngine, metadata: ObjectId, keys: Collection[str]) -> None:
     """Delete the data of a save that has lost its path to another writer, except for what standing metadata refer to.
 
-    What cannot be deleted is logged and left to a sweep.
+    What cannot be deleted is logged and left to a sweep. None is deleted again that may be gone: its name is free then,
+    and may be another's.
     """
     try:
         standing = await data_of(engine, metadata)
@@ -183,11 +184,11 @@ async def withdraw(engine: LoopEngine, metadata: ObjectId, keys: Collection[str]
     except (MetadataError, S3Exception) as error:
         logger.warning("the data of a save that lost to another writer are left behind: %s", error)
         return
-    await _delete_all(engine, metadata.bucket, set(keys).difference(standing))
+    await _delete_all(engine, metadata.bucket, set(keys).difference(standing), once=True)
 
 
-async def _delete_all(engine: LoopEngine, bucket: str, keys: Collection[str]) -> None:
-    await run_all(partial(_delete, engine, ObjectId(bucket, key)) for key in sorted(keys))
+async def _delete_all(engine: LoopEngine, bucket: str, keys: Collection[str], *, once: bool = False) -> None:
+    await run_all(partial(_delete, engine, ObjectId(bucket, key), once=once) for key in sorted(keys))
 
 
 def _remember(bucket_url: str, key: str, etag: str, data: Collection[str]) -> None:
@@ -213,8 +214,8 @@ async def _put(engine: LoopEngine, metadata: ObjectId, data: bytes, replaces: Re
         raise
 
 
-async def _delete(engine: LoopEngine, target: ObjectId) -> None:
+async def _delete(engine: LoopEngine, target: ObjectId, *, once: bool) -> None:
     try:
-        await engine.delete(target)
+        await engine.delete(target, once=once)
     except S3Exception as error:
-        logger.warning("%s is left behind, with no metadata that refer to it: %s", target.uri, error)
+        logger.warning("%s may be left behind, with no metadata that refer to it: %s", target.uri, error)

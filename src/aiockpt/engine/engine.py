@@ -279,9 +279,13 @@ class LoopEngine:
         assert outgoing.info is not None
         return outgoing.info
 
-    async def delete(self, target: ObjectId) -> None:
-        """Delete an object; one that is not there counts as deleted."""
-        await self.attempts(Operation.DELETE, target, lambda: self.client.control.delete(target))
+    async def delete(self, target: ObjectId, *, once: bool = False) -> None:
+        """Delete an object; one that is not there counts as deleted.
+
+        ``once``: not again when the answer was lost, since another writer may have taken the name in between.
+        """
+        operation = Operation.DELETE_ONCE if once else Operation.DELETE
+        await self.attempts(operation, target, lambda: self.client.control.delete(target))
 
     async def abort_upload(self, target: ObjectId, upload_id: str) -> None:
         """Drop a pending multipart upload and its parts; one that is not there counts as dropped."""

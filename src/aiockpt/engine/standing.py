@@ -70,6 +70,8 @@ async def stand(
     replaces: Replaces,
     stats: CountsRetries | None = None,
     step_aside: StepAside = stay,
+    *,
+    gives_way: bool = False,
 ) -> ObjectInfo:
     """Do what makes an object stand, with retries.
 
@@ -86,6 +88,8 @@ async def stand(
         replaces: the condition.
         stats: told of every further attempt.
         step_aside: see ``Attempts``.
+        gives_way: the object can be written elsewhere. Then a refusal is believed unless an answer was lost: what
+            stands there may be another writer's, with the same bytes, and it is that one's to delete.
 
     Raises:
         PreconditionFailed: it would have replaced something else than it may.
@@ -101,7 +105,7 @@ async def stand(
                 await must_still_be(engine, target, condition.etag)
             return await attempt(condition)
         except (NotFound, PreconditionFailed):
-            if lost or operation is Operation.PUT:
+            if lost or (operation is Operation.PUT and not gives_way):
                 info = await _already_there(engine, target, whole, by_size=lost)
                 if info is not None:
                     return info

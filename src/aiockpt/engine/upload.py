@@ -175,6 +175,7 @@ class OutgoingObject:
                 self._replaces,
                 self._upload.stats,
                 self._step_aside,
+                gives_way=self._gives_way,
             )
         )
         self._upload.sent(part)

@@ -38,6 +38,7 @@ class Operation(enum.Enum):
     LIST = enum.auto()
     COPY = enum.auto()
     DELETE = enum.auto()
+    DELETE_ONCE = enum.auto()  # of what somebody else may create anew as soon as it is gone
 
 
 _SENDS_BODY = frozenset({Operation.PUT, Operation.UPLOAD_PART})
@@ -81,10 +82,15 @@ def is_retryable(error: BaseException, operation: Operation) -> bool:
     A lost connection says nothing about what the service did. Most operations may be done twice; a repeated
     CREATE can leave an upload whose id nobody knows, which costs a sweep and not a checkpoint; a repeated
     COMPLETE is answered with NoSuchUpload after a success, and the caller has to look whether the object is
-    there. An answer that breaks the protocol counts as lost: proxies, and servers that are being restarted, send such.
-    Damaged bytes are sent or fetched anew, unless they are stored like that. A changed or truncated object is not read
+    there; DELETE_ONCE is not repeated if it may have been done. An answer that breaks the protocol counts as lost:
+    proxies, and servers that are being restarted, send such. Damaged bytes are sent or fetched anew, unless they are
+    stored like that. A changed or truncated object is not read
     again, and a certificate that is not trusted stays so.
     """
+    return _may_help(error, operation) and not (operation is Operation.DELETE_ONCE and may_have_happened(error))
+
+
+def _may_help(error: BaseException, operation: Operation) -> bool:
     match error:
         case TLSError():
             return False

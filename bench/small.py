@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,23 +10,35 @@ import click
 import torch.distributed.checkpoint as dcp
 
 from bench import workload
-from bench.contenders import CONTENDERS, NULL, OURS, PEER, Contender, installed
-from bench.measure import Trial
+from bench.contenders import NULL, OURS, PEER, Contender, installed
+from bench.measure import Sample, Trial
 from bench.options import Settings, benchmark
 from bench.report import Bar, Report
 from bench.storage import Storage, open_storage
-from bench.transfer import Observed, WrongBytes
-from bench.worker import take_turns, workers
+from bench.transfer import Observed, WrongBytes, label
+from bench.worker import Worker, take_turns, workers
 
-ALL, ADDED, EACH = "seconds", "added by the storage, s", "added per tensor, µs"
+ADDED, ADDED_CPU, EACH = "added by the storage, s", "added CPU, s", "added CPU per tensor, µs"
 
-#: The count that the peer is compared at.
+#: The count that the peers are compared at; at others they would take minutes, and tell nothing more.
 COMPARED = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Save or load ``count`` tensors of 4 KiB in ``objects`` objects."""
+
+    what: str
+    count: int
+    objects: int
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.count}, {label(self.objects)}"
 
 
 @dataclass
 class SmallTrial(Trial):
-    """Save or load ``count`` tensors of 4 KiB: the arguments are what, the URL, and the count."""
+    """Runs cases; the arguments are the case and the URL."""
 
     contender: Contender
 
@@ -33,78 +46,104 @@ class SmallTrial(Trial):
         self.contender.import_modules()
         self._state: workload.State = {}
 
-    def before(self, what: str, url: str, count: int) -> None:  # noqa: D102
-        self._state = workload.small(count)
-        self._crcs = workload.crcs(self._state)
-        self.payload_bytes = workload.size(self._state)
-        self._storage = self.contender.writer(url) if what == "save" else self.contender.reader(url)
-        if what == "load":
+    def before(self, case: Case, url: str) -> None:  # noqa: D102
+        if len(self._state) != case.count:
+            self._state = workload.small(case.count)
+            self._crcs = workload.crcs(self._state)
+            self.payload_bytes = workload.size(self._state)
+        if case.what == "save":
+            writer = self.contender.writer(url, case.objects)
+            self._work: Callable[[], object] = partial(dcp.save, self._state, storage_writer=writer, no_dist=True)
+        else:
+            reader = self.contender.reader(url)
+            self._work = partial(dcp.load, self._state, storage_reader=reader, no_dist=True)
             workload.wipe(self._state)
 
-    def run(self, what: str, url: str, count: int) -> None:  # noqa: ARG002, D102
-        if what == "save":
-            dcp.save(self._state, storage_writer=self._storage, no_dist=True)
-        else:
-            dcp.load(self._state, storage_reader=self._storage, no_dist=True)
+    def run(self, case: Case, url: str) -> None:  # noqa: ARG002, D102
+        self._work()
 
-    def after(self, what: str, url: str, count: int) -> None:  # noqa: ARG002, D102
-        if self.contender.moves_bytes and workload.crcs(self._state) != self._crcs:
-            raise WrongBytes(url)
+    def after(self, case: Case, url: str) -> None:  # noqa: D102
+        if not self.contender.moves_bytes:
+            self._state = {}  # a load wiped it
+        elif workload.crcs(self._state) != self._crcs:
+            raise WrongBytes(f"{case}: {url}")
 
 
-@click.option("--counts", default="2000,20000,50000", show_default=True, help="How many tensors.")
+def _numbers(_: click.Context, __: click.Parameter, text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+@click.option("--counts", default="2000,20000,50000", show_default=True, callback=_numbers, help="How many tensors.")
+@click.option(
+    "--objects", default="1,8", show_default=True, callback=_numbers, help="In how many objects, beside the peers."
+)
 @benchmark(rounds=3, contenders=(OURS, PEER))  # Fsspec fetches 50 MB anew for most tensors: half an hour
-def small(settings: Settings, *, counts: str) -> Report:
+def small(settings: Settings, *, counts: list[int], objects: list[int]) -> Report:
     """Measure what a storage adds to DCP's own time for many tensors of 4 KiB."""
     report = Report("tensors of 4 KiB", plotted=(ADDED, EACH))
-    numbers = [int(count) for count in counts.split(",")]
-    with open_storage(settings.place, reserve_bytes=2 * max(numbers) * workload.SMALL_BYTES) as storage:
-        for count in numbers:
-            _add_rows(report, count, _rounds(settings, storage, count))
-    compared = min(numbers, key=lambda count: abs(count - COMPARED))
+    compared = min(counts, key=lambda count: abs(count - COMPARED))
+    cases = [
+        Case(what, count, split)
+        for what in ("save", "load")
+        for count in counts
+        for split in (objects if count == compared else objects[:1])
+    ]
+    with open_storage(settings.place, reserve_bytes=3 * max(counts) * workload.SMALL_BYTES) as storage:
+        results = _rounds(settings, storage, cases, compared)
+    for case in cases:
+        _add_rows(report, case, results)
+        if case.count == compared:
+            _add_bars(report, case)
     for what in ("save", "load"):
-        variant = f"{what} {compared}"
-        each = [report.median(OURS, f"{what} {count}", EACH) or 0.0 for count in numbers]
-        report.bars += [
-            Bar.at_most(
-                f"{variant} tensors: what ours adds beside {PEER}",
-                1 / 8,
-                report.ratio((OURS, variant), (PEER, variant), ADDED),
-            ),
-            Bar.at_most(
-                f"{what}: added per tensor, {numbers[-1]} beside {compared}", 1.2, _flatness(numbers, each, compared)
-            ),
-        ]
+        each = [report.median(OURS, str(Case(what, count, objects[0])), EACH) or 0.0 for count in counts]
+        flatness = each[-1] / each[counts.index(compared)]
+        report.bars.append(Bar.at_most(f"{what}: {EACH}, {counts[-1]} beside {compared}", 1.2, flatness))
     return report
 
 
-def _rounds(settings: Settings, storage: Storage, count: int) -> dict[tuple[str, str], list[Observed]]:
-    names = installed([*settings.contenders, NULL])
-    url = {"save": storage.url(f"{count}-saved"), "load": storage.url(f"{count}")}
-    with workers({OURS: SmallTrial(CONTENDERS[OURS])}, storage.environ) as started:
-        started[OURS].measure("save", url["load"], count)
+def _rounds(
+    settings: Settings, storage: Storage, cases: Sequence[Case], compared: int
+) -> dict[tuple[str, Case], list[Observed]]:
+    """Rounds of all cases; each contender saves over its own checkpoints, as a training does."""
+    names = installed(list(dict.fromkeys([OURS, NULL, *settings.contenders])))
     with workers({name: SmallTrial(one) for name, one in names.items()}, storage.environ) as started:
+
+        def measure(name: str, worker: Worker, case: Case) -> Sample:
+            folder = f"{case.count}-{case.objects}"
+            return worker.measure(case, storage.url(folder if case.what == "load" else f"{folder}-{name}"))
+
+        for case in cases:
+            if case.what == "load":
+                url = storage.url(f"{case.count}-{case.objects}")
+                started[OURS].measure(Case("save", case.count, case.objects), url)
         works = {
-            (name, what): partial(storage.observe, partial(worker.measure, what, url[what], count))
-            for what in ("save", "load")
+            (name, case): partial(storage.observe, partial(measure, name, worker, case))
+            for case in cases
             for name, worker in started.items()
+            if case.count == compared or name in {OURS, NULL}
         }
         return take_turns(works, rounds=settings.rounds)
 
 
-def _add_rows(report: Report, count: int, results: dict[tuple[str, str], list[Observed]]) -> None:
+def _add_rows(report: Report, case: Case, results: Mapping[tuple[str, Case], Sequence[Observed]]) -> None:
     """A round's addition is what the round took above the null storage in the same round."""
-    for (name, what), observed in results.items():
-        alone = [sample.seconds for sample, _ in results[NULL, what]]
-        seconds = [sample.seconds for sample, _ in observed]
-        added = [] if name == NULL else [here - there for here, there in zip(seconds, alone, strict=True)]
-        report.add(name, f"{what} {count}", {
-            ALL: seconds,
-            ADDED: added,
-            EACH: [one / count * 1e6 for one in added],
+    alone = [sample for sample, _ in results[NULL, case]]
+    report.add(NULL, str(case), {"seconds": [sample.seconds for sample in alone]})
+    for (name, its_case), observed in results.items():
+        if its_case != case or name == NULL:
+            continue
+        samples = [sample for sample, _ in observed]
+        cpu_s = [here.cpu_s - there.cpu_s for here, there in zip(samples, alone, strict=True)]
+        report.add(name, str(case), {
+            "seconds": [sample.seconds for sample in samples],
+            ADDED: [here.seconds - there.seconds for here, there in zip(samples, alone, strict=True)],
+            ADDED_CPU: cpu_s,
+            EACH: [one / case.count * 1e6 for one in cpu_s],
             "requests": [seen.requests for _, seen in observed if seen],
         })  # fmt: skip
 
 
-def _flatness(counts: list[int], each: list[float], compared: int) -> float:
-    return each[-1] / each[counts.index(compared)]
+def _add_bars(report: Report, case: Case) -> None:
+    for column in (ADDED, ADDED_CPU):
+        measured = report.ratio((OURS, str(case)), (PEER, str(case)), column)
+        report.bars.append(Bar.at_most(f"{case}: {column}, beside {PEER}", 1 / 8, measured))

@@ -47,6 +47,8 @@ def test_what_the_dataclass_refuses(wrong: dict[str, Any]) -> None:
         ("max_attempts", [0, -1]),
         ("max_connections", [0]),
         ("loop_threads", [0, -1, 65, 1.5, "2"]),
+        ("background_nice", [-1, 20, 1.5, "2"]),
+        ("background_share", [0, -1, math.nan]),
         ("memory_bytes", [0]),
         ("max_gap_bytes", [-1]),
         ("connect_timeout_s", [0, -1, math.inf, math.nan]),

@@ -56,6 +56,10 @@ class S3ClientConfig:
         max_connections: most connections open at once.
         loop_threads: threads that the bulk connections of this process are spread over. One moves 1 GB/s over TLS and 3
             without, for the least CPU; more are for links that are faster than that, and cores that are idle.
+        background_nice: how much saves in the background (``dcp.async_save``, ``aiockpt.save_in_background``) give way
+            to other threads that want a processor, on Linux: 0 (not at all) to 19. See ``dcp.background``.
+        background_share: CPU time that such a save may take, as a share of one processor's: it pauses between parts to
+            stay below. A third moves some 1 GB/s.
         memory_bytes: bound of the bytes staged at once, over everything in flight; tensors that bytes land in or
             leave from directly do not count.
         max_gap_bytes: widest gap between two wanted ranges that is fetched to spare a request. The default keeps what
@@ -87,6 +91,8 @@ class S3ClientConfig:
     addressing_style: AddressingStyle | None = None
     max_connections: int = 64
     loop_threads: int = 1
+    background_nice: int = 19
+    background_share: float = 1 / 3
     memory_bytes: int = 48 * MiB
     max_gap_bytes: int = 64 * KiB
     connect_timeout_s: float = 10.0
@@ -135,11 +141,7 @@ class S3ClientConfig:
         for name in ("max_attempts", "max_connections", "memory_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not (isinstance(self.loop_threads, int) and 1 <= self.loop_threads <= self.max_connections):
-            raise ConfigError(
-                f"loop_threads must be a number from 1 to max_connections ({self.max_connections}), since each has "
-                f"connections of its own; got {self.loop_threads}"
-            )
+        self._check_threads()
         timeouts = ("connect_timeout_s", "stall_timeout_s", "attempt_timeout_s", "operation_timeout_s")
         for name in ("throughput_target_gbps", *timeouts):
             value = getattr(self, name)
@@ -154,6 +156,17 @@ class S3ClientConfig:
         if self.addressing_style not in (None, *get_args(AddressingStyle)):
             raise ConfigError(f"addressing_style must be one of {get_args(AddressingStyle)}, or None")
         self._check_endpoint_url()
+
+    def _check_threads(self) -> None:
+        if not (isinstance(self.loop_threads, int) and 1 <= self.loop_threads <= self.max_connections):
+            raise ConfigError(
+                f"loop_threads must be a number from 1 to max_connections ({self.max_connections}), since each has "
+                f"connections of its own; got {self.loop_threads}"
+            )
+        if not (isinstance(self.background_nice, int) and 0 <= self.background_nice <= 19):
+            raise ConfigError(f"background_nice must be a number from 0 to 19, got {self.background_nice}")
+        if not self.background_share > 0:
+            raise ConfigError(f"background_share must be a number above 0, got {self.background_share}")
 
     def _check_endpoint_url(self) -> None:
         for name, url in self._endpoint_urls():

@@ -11,6 +11,7 @@ from aiockpt.plan.parts import (
     MAX_PART_BYTES,
     MAX_PARTS,
     MIN_PART_BYTES,
+    background_part_bytes,
     check_part_size,
     copy_parts,
     part_bytes,
@@ -23,6 +24,11 @@ TiB = 1024 * GiB
 @pytest.mark.parametrize("size", [MIN_PART_BYTES, 8 * MiB, MAX_PART_BYTES])
 def test_part_sizes_within_the_limits_pass(size: int) -> None:
     check_part_size(size)
+
+
+@pytest.mark.parametrize(("preferred", "size"), [(5 * MiB, 32 * MiB), (32 * MiB, 32 * MiB), (GiB, GiB)])
+def test_parts_are_large_where_nobody_waits_for_them(preferred: int, size: int) -> None:
+    assert background_part_bytes(preferred) == size
 
 
 @pytest.mark.parametrize("size", [-1, 0, MIN_PART_BYTES - 1, MAX_PART_BYTES + 1])

@@ -22,6 +22,7 @@ from aiockpt.awaitable.operation import Operation
 from aiockpt.awaitable.outcome import Pending
 from aiockpt.awaitable.turns import next_turn, uses_collectives
 from aiockpt.blocking.store import Store
+from aiockpt.dcp.background import background_thread
 from aiockpt.dcp.s3_file_system import S3StorageWriter
 from aiockpt.observe.report import Report
 from aiockpt.scope import Scope
@@ -73,7 +74,8 @@ class SaveCall:
             if copy:
                 state = _waited_for((stager or self.writer).stage(state))
                 staged.set_result(None)
-            return self._save(state)
+            with background_thread():
+                return self._save(state)
 
         operation = self._begin(work)
         operation.outcome.add_done_callback(partial(_tell_end, self.uri, operation.scope, staged))

@@ -7,17 +7,19 @@ a fork. Each call leases the engine of these settings from the bridge, which kee
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from aiockpt.blocking.download import BlockingDownload
-from aiockpt.blocking.upload import BlockingUpload
-from aiockpt.bridge import FOREGROUND, Bridge, Call, get_bridge
+from aiockpt.blocking.upload import BlockingUpload, Pacer
+from aiockpt.bridge import FOREGROUND, Bridge, Call, get_bridge, loop_cpu_s
 from aiockpt.config import S3ClientConfig
 from aiockpt.engine.engine import LoopEngine
 from aiockpt.model import ANYTHING, ObjectId, ObjectInfo, Replaces
+from aiockpt.plan.parts import background_part_bytes
 from aiockpt.s3.control import ListedObject
 from aiockpt.scope import session
 
@@ -32,6 +34,30 @@ class Lease:
     engine: LoopEngine
 
 
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """Which loop threads an engine lives on, and how they behave towards others.
+
+    Attributes:
+        name: of the first one; those that serve it (``config.loop_threads``) have a number behind it.
+        nice: how much they give way to others; see ``give_way``.
+        share: CPU seconds that an upload may take in a second, its own thread's included.
+    """
+
+    name: str = FOREGROUND
+    nice: int = 0
+    share: float = math.inf
+
+    def bridge(self, behind: str = "") -> Bridge:
+        """The bridge to one of them."""
+        return get_bridge(self.name + behind, self.nice)
+
+    def cpu_s(self) -> float:
+        """CPU seconds that they and this thread have taken so far."""
+        loops = sum(cpu_s for name, cpu_s in loop_cpu_s().items() if name.startswith(self.name))
+        return time.thread_time() + loops
+
+
 @dataclass(frozen=True)
 class Store:
     """Blocking S3 with one configuration. Safe to share between threads.
@@ -39,29 +65,34 @@ class Store:
     Attributes:
         config: the settings.
         region: AWS region; None: botocore's choice.
-        thread: name of the loop thread that its engine lives on; those that serve it (``config.loop_threads``) have its
-            name with a number behind.
+        threads: those that its engine lives on.
     """
 
     config: S3ClientConfig
     region: str | None = None
-    thread: str = FOREGROUND
+    threads: Threads = Threads()
+
+    def in_background(self) -> Store:
+        """The same for a save beside something else: on threads that give way, within its share, in larger parts."""
+        config = replace(self.config, part_size=background_part_bytes(self.config.part_size))
+        nice, share = config.background_nice, config.background_share
+        return Store(config, self.region, Threads(f"background-{nice}", nice, share))
 
     @contextmanager
     def lease(self) -> Iterator[Lease]:
         """Hold the engine for several calls."""
-        bridge = get_bridge(self.thread)
+        bridge = self.threads.bridge()
         with bridge.lease(self._key, self._engine) as engine:
             yield Lease(bridge, engine)
 
     def run(self, work: Callable[[LoopEngine], Coroutine[Any, Any, T]]) -> T:
         """Run ``work(engine)`` on the loop thread and wait for it; Ctrl-C cancels it first."""
-        bridge = get_bridge(self.thread)
+        bridge = self.threads.bridge()
         return bridge.run(lambda: self._leased(bridge, work))
 
     def start(self, work: Callable[[LoopEngine], Coroutine[Any, Any, T]]) -> Call[T]:
         """Start ``work(engine)`` on the loop thread, without waiting; the engine is built there first if need be."""
-        bridge = get_bridge(self.thread)
+        bridge = self.threads.bridge()
         return bridge.start(lambda: self._leased(bridge, work))
 
     def head(self, target: ObjectId) -> ObjectInfo:
@@ -102,7 +133,7 @@ class Store:
 
     def _engine(self) -> LoopEngine:
         self.config.check()
-        serving = [get_bridge(f"{self.thread}-{number}") for number in range(2, self.config.loop_threads + 1)]
+        serving = [self.threads.bridge(f"-{number}") for number in range(2, self.config.loop_threads + 1)]
         return LoopEngine(self.config, self.region, serving)
 
     async def _leased(self, bridge: Bridge, work: Callable[[LoopEngine], Coroutine[Any, Any, T]]) -> T:
@@ -121,5 +152,6 @@ class Store:
     @contextmanager
     def upload(self) -> Iterator[BlockingUpload]:
         """An upload to feed from this thread; leaving the block with an exception aborts it."""
-        with session(), self.lease() as lease, BlockingUpload(lease.bridge, lease.engine) as upload:
+        pacer = Pacer(self.threads.share, self.threads.cpu_s)
+        with session(), self.lease() as lease, BlockingUpload(lease.bridge, lease.engine, pacer) as upload:
             yield upload

@@ -2,7 +2,8 @@
 
 from aiockpt.bridge.bridge import Bridge
 from aiockpt.bridge.calls import Call
+from aiockpt.bridge.priority import give_way
 from aiockpt.bridge.process import FOREGROUND, get_bridge, loop_cpu_s
 from aiockpt.bridge.threads import refuse_loop_thread
 
-__all__ = ["FOREGROUND", "Bridge", "Call", "get_bridge", "loop_cpu_s", "refuse_loop_thread"]
+__all__ = ["FOREGROUND", "Bridge", "Call", "get_bridge", "give_way", "loop_cpu_s", "refuse_loop_thread"]

@@ -20,6 +20,7 @@ import uvloop
 
 from aiockpt.bridge.calls import FORKED, STOPPED, WIND_UP_TIMEOUT_S, Call
 from aiockpt.bridge.leases import Leases
+from aiockpt.bridge.priority import give_way
 from aiockpt.bridge.threads import LoopThread, OwnThreads, refuse_loop_thread
 from aiockpt.errors import ClosedError
 from aiockpt.scope import current_scope
@@ -32,9 +33,10 @@ class Bridge:
 
     Args:
         name: of the thread, behind ``aiockpt-``.
+        nice: how much the thread gives way to others; see ``give_way``.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, nice: int = 0) -> None:
         self._loop = uvloop.new_event_loop()
         self._loop.set_default_executor(OwnThreads())
         self._stop = asyncio.Event()
@@ -42,6 +44,7 @@ class Bridge:
         self._calls: set[Call[Any]] = set()  # those that have not ended
         self._forked = False
         self._cpu_clock: int | None = None
+        self._nice = nice
         self._thread = LoopThread(name, self._run)
         self._thread.start()
 
@@ -154,6 +157,7 @@ class Bridge:
     # ---- on the loop thread
 
     def _run(self) -> None:
+        give_way(self._nice)
         if hasattr(time, "pthread_getcpuclockid"):
             self._cpu_clock = time.pthread_getcpuclockid(threading.get_ident())
         try:

@@ -21,11 +21,11 @@ _bridges: dict[str, Bridge] = {}
 _left_to_parent: list[Bridge] = []
 
 
-def get_bridge(name: str = FOREGROUND) -> Bridge:
-    """This process's bridge of that name, started if need be."""
+def get_bridge(name: str = FOREGROUND, nice: int = 0) -> Bridge:
+    """This process's bridge of that name, started if need be: with a thread that gives way (see ``give_way``)."""
     with _lock:
         if name not in _bridges:
-            _bridges[name] = Bridge(name)
+            _bridges[name] = Bridge(name, nice)
         return _bridges[name]
 
 

@@ -22,8 +22,10 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteIte
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
+from aiockpt.blocking.store import Store
 from aiockpt.bridge import Call
 from aiockpt.config import S3ClientConfig
+from aiockpt.dcp.background import background_store
 from aiockpt.dcp.commit import Survey, commit, lost, replaced_data, survey, withdraw
 from aiockpt.dcp.file_system import S3FileSystem, object_at
 from aiockpt.dcp.metadata import dump_metadata
@@ -150,9 +152,7 @@ class S3StorageWriter(FileSystemWriter):
         )
         files = list(self._writable_files(buckets))
         recorder = self._recording.current(self._base.uri)
-        pipeline = SavePipeline(
-            self._fs.store, self._base, planner, self.transforms, self.serialization_format, recorder
-        )
+        pipeline = SavePipeline(self._store, self._base, planner, self.transforms, self.serialization_format, recorder)
         with recorder.working(), recorder.phase(Phase.TRANSFER):
             results = self._write_beside(pipeline, prefix, files, alone=alone)
         if not self._commits:
@@ -208,7 +208,7 @@ class S3StorageWriter(FileSystemWriter):
 
     def _withdraw(self, places: Iterable[_StorageInfo]) -> None:
         keys, target = self._keys(places), self._metadata_object
-        self._fs.store.run(lambda engine: withdraw(engine, target, keys))
+        self._store.run(lambda engine: withdraw(engine, target, keys))
 
     def _begin_replacing(self, found: Survey) -> None:
         """Say that a checkpoint will be replaced; find out which data it has while the new ones are written."""
@@ -239,7 +239,7 @@ class S3StorageWriter(FileSystemWriter):
         kept = self._keys(metadata.storage_data.values())
         replaced = self._replaced.result() if self._replaced is not None else frozenset()
         found, target = self._found(), self._metadata_object
-        self._fs.store.run(lambda engine: commit(engine, found, target, data, kept, replaced))
+        self._store.run(lambda engine: commit(engine, found, target, data, kept, replaced))
 
     def _keys(self, places: Iterable[_StorageInfo]) -> set[str]:
         """Keys of the objects that these places are in."""
@@ -251,8 +251,9 @@ class S3StorageWriter(FileSystemWriter):
         return S3FileSystem.validate_checkpoint_id(checkpoint_id)
 
     @property
-    def _fs(self) -> S3FileSystem:
-        return cast("S3FileSystem", self.fs)
+    def _store(self) -> Store:
+        """What this thread works with: in the background it is one that gives way to others."""
+        return background_store(cast("S3FileSystem", self.fs).store)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_survey": None, "_replaced": None}
@@ -269,7 +270,7 @@ class S3StorageWriter(FileSystemWriter):
     def _start(self, work: Callable[[LoopEngine], Coroutine[Any, Any, T]]) -> Call[T]:
         """Begin something beside what this thread does, and count its requests."""
         with self._recording.current(self._base.uri).working():
-            return self._fs.store.start(work)
+            return self._store.start(work)
 
     def _found(self, prefix: str | None = None) -> Survey:
         """What the survey found; made now if none is under way, or if it was for another prefix."""

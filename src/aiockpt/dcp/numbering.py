@@ -23,7 +23,7 @@ def likely_number(prefix: ObjectId) -> int:
 
 def note_used(prefix: ObjectId, next_number: int) -> None:
     """Data objects of ``prefix`` stand now, the last of them right before ``next_number``."""
+    _next_numbers.pop(prefix, None)  # so that it comes last, whatever other threads drop meanwhile
     _next_numbers[prefix] = next_number
-    _next_numbers.move_to_end(prefix)
     while len(_next_numbers) > REMEMBERED:
         _next_numbers.popitem(last=False)

@@ -96,15 +96,23 @@ class Gate:
         self._open.set()
 
 
+def store_of(place: Place, own: dict[str, Any]) -> Store:
+    """With a writer's engine: equal settings share one."""
+    config = S3ClientConfig().merged(**place.settings, **own, part_size=options()["part_size"])
+    return Store(config, place.server.region)
+
+
+#: What makes the engine of a writer that is held another than that of who is not.
+OWN = {"max_attempts": 7}
+
+
 @contextmanager
 def held_at(request: int, place: Place, value: int) -> Iterator[tuple[Writer, bool]]:
     """A writer that is held before its ``request``-th request, from 0; and whether it is, or has ended before."""
-    own = {"max_attempts": 7}  # equal settings share an engine
-    config = S3ClientConfig().merged(**place.settings, **own, part_size=options()["part_size"])
-    with Store(config, place.server.region).lease() as lease, pytest.MonkeyPatch.context() as patch:
+    with store_of(place, OWN).lease() as lease, pytest.MonkeyPatch.context() as patch:
         gate = Gate(lease.engine, request)
         patch.setattr(lease.engine, "attempts", gate)
-        writer = Writer(place, value, **own)
+        writer = Writer(place, value, **OWN)
         while not (held := gate.reached.wait(0.002)) and not writer.ended(0):
             pass
         yield writer, held
@@ -154,8 +162,7 @@ def in_turns(place: Place, values: list[int], objects: int, rng: random.Random) 
         gates, writers = [], []
         for number, value in enumerate(values):
             own = {"max_attempts": 7 + number}
-            config = S3ClientConfig().merged(**place.settings, **own, part_size=options()["part_size"])
-            lease = exits.enter_context(Store(config, place.server.region).lease())
+            lease = exits.enter_context(store_of(place, own).lease())
             gates.append(gate := Turnstile(lease.engine))
             patch.setattr(lease.engine, "attempts", gate)
             writers.append(Writer(place, value, objects, **own))

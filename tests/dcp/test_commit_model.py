@@ -29,6 +29,7 @@ from aiockpt.dcp.metadata import dump_metadata, load_metadata
 from aiockpt.dcp.rounds import Rounds
 from aiockpt.dcp.sweep import sweep
 from aiockpt.engine.engine import LoopEngine
+from aiockpt.engine.standing import Conditions
 from aiockpt.errors import NotFound, PreconditionFailed
 from aiockpt.model import NOTHING, ObjectId, ObjectInfo, Replaces
 from aiockpt.s3.control import ListedObject, ListedPart, PendingUpload
@@ -76,6 +77,8 @@ class Store:
         self.uploads: dict[str, tuple[str, datetime]] = {}
         self.save_of: dict[bytes, int] = {}  # by metadata
         self.commits = 0
+        self.conditions = Conditions()
+        self.conditions.asked(BASE.bucket)
         self._numbers = itertools.count(1)
 
     @property

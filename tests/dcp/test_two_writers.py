@@ -10,11 +10,12 @@ from torch.distributed.checkpoint.api import CheckpointException
 from aiockpt.blocking.store import Store
 from aiockpt.config import S3ClientConfig
 from aiockpt.dcp.delete import contents_of
+from aiockpt.engine.standing import learn_conditions
 from aiockpt.errors import IntegrityError, MetadataError, NotFound, PreconditionFailed
 from aiockpt.model import ObjectId
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
 from dcp.checkpoints import Place, failure
-from dcp.gates import Writer, held_at, in_turns, loaded, options, state
+from dcp.gates import OWN, Writer, held_at, in_turns, loaded, options, state, store_of
 from dcp.test_ranks import launch, launched
 
 #: More requests than a save makes; the test ends with the first save that is not held.
@@ -35,8 +36,19 @@ def its_objects(place: Place) -> list[str]:
     return sorted([*(row.key for row in found.metadata), *found.data])
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_one_wins_wherever_the_other_is(local: Place, overwrite: bool) -> None:
+@pytest.mark.parametrize(
+    ("overwrite", "heeded"),
+    [(False, True), (True, True), (True, False)],
+    ids=["first", "overwriting", "conditions ignored, and found out"],
+)
+def test_one_wins_wherever_the_other_is(
+    local: Place, local_endpoint: LocalEndpoint, overwrite: bool, heeded: bool
+) -> None:
+    if not heeded:
+        local_endpoint.add_fault(Fault(FaultKind.IGNORE_CONDITIONS, count=None))
+        doomed = ObjectId(local.bucket, "doomed")
+        store_of(local, OWN).run(lambda engine: learn_conditions(engine, doomed))
+        local.client.delete_object(Bucket=local.bucket, Key=doomed.key)
     both: list[bool] = []
     for request in range(MAX_REQUESTS):
         if overwrite:

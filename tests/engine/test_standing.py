@@ -7,7 +7,7 @@ import pytest
 from aiockpt.crc import crc32
 from aiockpt.engine import standing as room
 from aiockpt.engine.engine import LoopEngine
-from aiockpt.engine.standing import Whole, stand
+from aiockpt.engine.standing import Whole, learn_conditions, stand
 from aiockpt.errors import NotFound, PreconditionFailed, ReadError, ServiceError
 from aiockpt.model import ANYTHING, NOTHING, ObjectId, ObjectInfo, Replaces
 from aiockpt.plan.retry import Operation
@@ -131,3 +131,53 @@ async def test_a_lost_answer_to_a_write_on_a_weak_etag(
     local_endpoint.add_fault(Fault(FaultKind.LOST_REPLY, "PutObject"))
     await engine.put(target, [b"2"], Replaces(etag=first))
     assert await engine.get(target) == b"2"
+
+
+def puts(endpoint: LocalEndpoint) -> int:
+    return sum(record.operation == "PutObject" for record in endpoint.requests())
+
+
+async def test_a_store_that_ignores_conditions_is_found_out(
+    engine: LoopEngine, target: ObjectId, local_endpoint: LocalEndpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    local_endpoint.add_fault(Fault(FaultKind.IGNORE_CONDITIONS, count=None))
+    stood = await engine.put(target, [b"1"])
+    local_endpoint.reset_stats()
+    for _ in range(2):
+        await learn_conditions(engine, target)
+    assert puts(local_endpoint) == 2
+    (record,) = caplog.records
+    assert "ignores the conditions" in record.getMessage()
+    with pytest.raises(PreconditionFailed, match="stands there already") as failure:
+        await engine.put(target, [b"2"], NOTHING)
+    assert (failure.value.bucket, failure.value.key) == (target.bucket, target.key)
+    with pytest.raises(PreconditionFailed, match="was replaced"):
+        await engine.put(target, [b"2"], Replaces(etag=stood.etag))
+    await engine.put(target, [b"2"], Replaces(etag=(await engine.head(target)).etag))
+    await engine.delete(target)
+    local_endpoint.add_fault(Fault(FaultKind.LOST_REPLY, "PutObject"))
+    await engine.put(target, [b"3"], NOTHING)
+    assert await engine.get(target) == b"3"
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_a_store_that_heeds_conditions_is_not(
+    engine: LoopEngine, target: ObjectId, local_endpoint: LocalEndpoint, there: bool
+) -> None:
+    if there:
+        await engine.put(target, [b"1"])
+    local_endpoint.reset_stats()
+    for _ in range(2):
+        await learn_conditions(engine, target)
+    assert puts(local_endpoint) == (1 if there else 2)
+    assert await engine.get(target) == (b"1" if there else b"")
+    assert not engine.conditions.are_compared(target.bucket, NOTHING)
+
+
+@pytest.mark.parametrize(("status", "code"), [(403, "AccessDenied"), (501, "NotImplemented")])
+async def test_who_may_not_write_finds_nothing_out(
+    engine: LoopEngine, target: ObjectId, local_endpoint: LocalEndpoint, status: int, code: str
+) -> None:
+    local_endpoint.add_fault(Fault(FaultKind.ERROR, "PutObject", status=status, code=code))
+    await learn_conditions(engine, target)
+    assert not engine.conditions.are_compared(target.bucket, NOTHING)

@@ -12,6 +12,7 @@ from functools import partial
 from aiockpt.dcp.standing import data_of, metadata_at
 from aiockpt.engine.crew import run_all
 from aiockpt.engine.engine import LoopEngine
+from aiockpt.engine.standing import learn_conditions
 from aiockpt.errors import NotFound, PreconditionFailed
 from aiockpt.model import ObjectId
 from aiockpt.s3.control import ListedObject
@@ -73,8 +74,14 @@ async def delete_checkpoint(
     found = await contents_of(engine, checkpoint, allowed_metadata_types)
     for row in found.metadata:
         await _delete_unchanged(engine, ObjectId(checkpoint.bucket, row.key), row.etag)
-    await run_all(partial(engine.delete, ObjectId(checkpoint.bucket, key)) for key in found.data)
+    await run_all(partial(_delete, engine, ObjectId(checkpoint.bucket, key)) for key in found.data)
     return found
+
+
+async def _delete(engine: LoopEngine, data: ObjectId) -> None:
+    """Delete data that no metadata refer to; before that, one of them tells what the store makes of conditions."""
+    await learn_conditions(engine, data)
+    await engine.delete(data)
 
 
 async def _delete_unchanged(engine: LoopEngine, target: ObjectId, etag: str) -> None:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from aiockpt.crc import crc32
 from aiockpt.engine.attempts import CountsRetries, StepAside, stay
-from aiockpt.errors import NotFound, PreconditionFailed, ServiceError
-from aiockpt.model import ANYTHING, ObjectId, ObjectInfo, Replaces
+from aiockpt.errors import NotFound, PreconditionFailed, S3Exception, ServiceError
+from aiockpt.model import ANYTHING, NOTHING, ObjectId, ObjectInfo, Replaces
 from aiockpt.plan.retry import Operation, may_have_happened
+from aiockpt.s3.bulk import Payload
 from aiockpt.transport.connection import MAX_BUFFERED_BYTES
 from aiockpt.wire.s3 import if_match
 
@@ -39,6 +40,8 @@ class Conditions:
     def __init__(self) -> None:
         self._refusing: set[str] = set()
         self._weak: set[str] = set()
+        self._ignoring: set[str] = set()
+        self._asked: set[str] = set()
 
     def possible(self, bucket: str, replaces: Replaces) -> Replaces:
         """What may be asked of a bucket: ``replaces``, or nothing if conditions are refused there."""
@@ -49,6 +52,29 @@ class Conditions:
         if bucket not in self._refusing:
             self._refusing.add(bucket)
             logger.warning("bucket %s: the store refuses conditional writes; of two writers the last one wins", bucket)
+
+    def asked(self, bucket: str) -> bool:
+        """Whether it was asked before if conditions are heeded in ``bucket``; it counts as asked from now on."""
+        before = bucket in self._asked | self._refusing
+        self._asked.add(bucket)
+        return before
+
+    def ignored(self, bucket: str) -> None:
+        """A write to ``bucket`` was performed although its condition did not hold."""
+        if bucket not in self._ignoring:
+            self._ignoring.add(bucket)
+            logger.warning(
+                "bucket %s: the store ignores the conditions of writes; what stands is looked at before each write, "
+                "but of two writers at the same moment the last one wins",
+                bucket,
+            )
+
+    def are_compared(self, bucket: str, replaces: Replaces) -> bool:
+        """Whether the writer has to see by itself that it replaces no more than it may, as well as it can."""
+        if replaces.etag and not if_match(replaces.etag):
+            self.weak(bucket)
+            return True
+        return bucket in self._ignoring
 
     def weak(self, bucket: str) -> None:
         """``bucket`` has a weak ETag where a strong one is needed."""
@@ -100,9 +126,8 @@ async def stand(
         nonlocal lost
         condition = engine.conditions.possible(target.bucket, replaces)
         try:
-            if condition.etag and not if_match(condition.etag):
-                engine.conditions.weak(target.bucket)
-                await must_still_be(engine, target, condition.etag)
+            if engine.conditions.are_compared(target.bucket, condition):
+                await _compare(engine, target, condition)
             return await attempt(condition)
         except (NotFound, PreconditionFailed):
             if lost or (operation is Operation.PUT and not gives_way):
@@ -123,6 +148,43 @@ async def stand(
     return await engine.attempts(operation, target, attempt_or_look, stats=stats, step_aside=step_aside)
 
 
+async def _compare(engine: LoopEngine, target: ObjectId, replaces: Replaces) -> None:
+    """Stand in for a condition that cannot be sent, or is ignored: of writers at the same moment it stops none.
+
+    Raises:
+        PreconditionFailed: it does not hold.
+    """
+    if replaces.etag:
+        await must_still_be(engine, target, replaces.etag)
+    elif replaces.nothing:
+        with suppress(NotFound):
+            await engine.client.control.head(target)
+            raise _refused(target, "stands there already")
+
+
+def _refused(target: ObjectId, why: str) -> PreconditionFailed:
+    return PreconditionFailed(f"{target.uri} {why}", status=412, bucket=target.bucket, key=target.key)
+
+
+async def learn_conditions(engine: LoopEngine, doomed: ObjectId) -> None:
+    """Find out, once for a bucket, whether its store heeds conditions: by a write to ``doomed`` that has to fail.
+
+    Where it does not, it has replaced the object by one without bytes; so that must be an object that is about to be
+    deleted. Twice, since somebody may have deleted it already: then the first of them creates it.
+    """
+    if engine.conditions.asked(doomed.bucket):
+        return
+    bulk = await engine.client.bulk(doomed.bucket)
+    nothing = Payload([], 0, 0)
+    try:
+        for _ in range(2):
+            await engine.attempts(Operation.PUT, doomed, lambda: bulk.put(doomed, nothing, NOTHING))
+    except S3Exception as error:
+        logger.debug("a write whose condition does not hold was refused: %s", error)
+    else:
+        engine.conditions.ignored(doomed.bucket)
+
+
 async def must_still_be(engine: LoopEngine, target: ObjectId, etag: str) -> None:
     """Stand in for a condition on an ETag that cannot be sent, being weak.
 
@@ -131,8 +193,7 @@ async def must_still_be(engine: LoopEngine, target: ObjectId, etag: str) -> None
     """
     now = await engine.client.control.head(target)
     if now.etag != etag:
-        message = f"{target.uri} was replaced: ETag {now.etag} instead of {etag}"
-        raise PreconditionFailed(message, status=412, bucket=target.bucket, key=target.key)
+        raise _refused(target, f"was replaced: ETag {now.etag} instead of {etag}")
 
 
 async def _already_there(engine: LoopEngine, target: ObjectId, whole: Whole, *, by_size: bool) -> ObjectInfo | None:

@@ -177,6 +177,8 @@ async def withdraw(engine: LoopEngine, metadata: ObjectId, keys: Collection[str]
     What cannot be deleted is logged and left to a sweep. None is deleted again that may be gone: its name is free then,
     and may be another's.
     """
+    if not keys:
+        return
     try:
         standing = await data_of(engine, metadata)
     except NotFound:

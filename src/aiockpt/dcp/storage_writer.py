@@ -134,6 +134,7 @@ class S3StorageWriter(FileSystemWriter):
 
         Raises:
             S3Exception: an object could not be written; whatever was begun has been aborted.
+            PreconditionFailed: another writer has committed at this path meanwhile; what was written has been deleted.
             RankFailed: another rank could not write its own.
         """
         share = cast("_StoragePrefix", plan.storage_data)
@@ -223,7 +224,13 @@ class S3StorageWriter(FileSystemWriter):
             self._replaced = self._start(lambda engine: replaced_data(engine, found, target))
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """Commit: write ``.metadata``, in one request, after all data."""
+        """Commit: write ``.metadata``, in one request, after all data.
+
+        Raises:
+            PreconditionFailed: another writer has committed at this path meanwhile; all data of this save have been
+                deleted.
+            NotFound: a sweep has removed data of this save, which took long; what stood stands.
+        """
         metadata.version = CURRENT_DCP_VERSION
         metadata.storage_data = {result.index: result.storage_data for rank in results for result in rank}
         metadata.storage_meta = self.storage_meta()

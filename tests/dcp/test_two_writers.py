@@ -93,6 +93,15 @@ def test_one_wins_in_any_order(local: Place, overwrite: bool, seed: int) -> None
     assert local.keys() == its_objects(local)
 
 
+def test_who_has_lost_already_does_not_write_again(local: Place, local_endpoint: LocalEndpoint) -> None:
+    with held_at(2, local, 1) as (early, held):  # its names are free still
+        assert held
+        local.save(state(2), **options())
+    assert isinstance(early.error, PreconditionFailed)
+    data = {record.key for record in local_endpoint.requests() if ".distcp" in record.key}
+    assert data == {"ckpt/__0_0.distcp", "ckpt/__0_1.distcp"}
+
+
 def test_who_loses_deletes_its_data_once(
     local: Place, local_endpoint: LocalEndpoint, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -24,8 +24,8 @@ Octets = bytes | memoryview
 MAX_VIEWS = 64
 
 #: Bytes given to a TLS transport at once: it encrypts all of them into memory of its own before it sends any. With
-#: whole parts of 8 MiB that was 1 GB for 64 connections. Also how much it may hold before it is given no more: uvloop's
-#: own bound is 512 KiB a connection, and the kernel keeps some MiB under way beside that.
+#: whole parts of 8 MiB that was 1 GB for 64 connections. Also how much of it may be kept before more is given; the
+#: kernel has some MiB under way beside that.
 TLS_WRITE_BYTES = 128 * KiB
 
 

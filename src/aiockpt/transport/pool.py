@@ -18,6 +18,7 @@ from aiockpt.errors import ClosedError, ConnectError, ReadError, TLSError, Trans
 from aiockpt.observe.exchange import Exchange, clock
 from aiockpt.transport.connection import ChooseLanding, Connection, Request, Response
 from aiockpt.transport.tls import TLS_ADVICE, is_lasting
+from aiockpt.transport.tunnel import Tunnel
 
 #: How often stalls are looked for, as a share of the limit: a stall is noticed at most a quarter of the limit late.
 STALL_CHECKS = 4
@@ -170,18 +171,16 @@ class ConnectionPool:
         return connection
 
     async def _establish(self, connection: Connection, endpoint: Endpoint) -> None:
-        tls = self._tls() if endpoint.scheme == "https" else None
+        loop = asyncio.get_running_loop()
+        tunnel = Tunnel(connection, self._tls(), endpoint.host) if endpoint.scheme == "https" else None
+        protocol = tunnel or connection
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                await asyncio.get_running_loop().create_connection(
-                    lambda: connection,
-                    endpoint.host,
-                    endpoint.port,
-                    ssl=tls,
-                    server_hostname=endpoint.host if tls else None,
-                )
+                await loop.create_connection(lambda: protocol, endpoint.host, endpoint.port)
+                if tunnel is not None:
+                    await tunnel.agreed
         except BaseException:
-            connection.abort()  # uvloop does not tell it that it is lost, if it had just been made
+            protocol.abort()  # uvloop does not tell it that it is lost, if it had just been made
             raise
 
     def _watch(self) -> None:

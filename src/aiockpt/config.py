@@ -72,8 +72,8 @@ class S3ClientConfig:
         operation_timeout_s: longest time for one request with all its retries; then it is cut. None: unbounded.
         backoff_base_s, backoff_cap_s: bounds of the random pauses between retries; the latter also of what a
             service may ask for on top (``Retry-After``).
-        hedge_share: most second requests that race a range request which is far slower than its siblings, as a share of
-            all; 0 switches them off. The first one wins; see ``engine.hedging``.
+        hedge_share: most second requests that race a range request or a part which is far slower than its siblings, as
+            a share of all in that direction; 0 switches them off. The first one wins; see ``engine.hedging``.
         checksum: "crc32" sends a CRC32 with every part and object and proves what is read; "off" does neither.
         extra_args: arguments for everything written, named as botocore's put_object names them (``EXTRA_ARGS``).
     """

@@ -100,6 +100,8 @@ ROWS = [
     Row("no answer, one request", UNHARMED, UNHARMED, one(FaultKind.STALL, after_bytes=None)),
     Row("no answer, every request", "TransportTimeout", "TransportTimeout", every(FaultKind.STALL, after_bytes=None)),
     Row("a body that stops, one request", UNHARMED, UNHARMED, one(FaultKind.STALL, after_bytes=ANYWHERE)),
+    Row("a body that crawls, one request", UNHARMED, UNHARMED, one(FaultKind.CRAWL, bytes_per_s=8_000_000)),
+    Row("an answer that comes late, one request", UNHARMED, UNHARMED, one(FaultKind.LATE, delay_s=0.3)),
     Row("a flipped bit in the metadata, once", UNHARMED, UNHARMED, flip_in_metadata),
     Row("a flipped bit in one body", UNHARMED, UNHARMED, one(FaultKind.FLIP_BIT, key=".distcp", after_bytes=ANYWHERE)),
     Row(
@@ -131,6 +133,7 @@ ROWS = [
     Row("the answer to a Complete lost", NONE, UNHARMED, first(FaultKind.LOST_REPLY, "CompleteMultipartUpload")),
     Row("conditions ignored", UNHARMED, UNHARMED, every(FaultKind.IGNORE_CONDITIONS)),
     Row("weak ETags", UNHARMED, UNHARMED, every(FaultKind.WEAK_ETAG)),
+    Row("ETags that say nothing of the bytes", NONE, UNHARMED, every(FaultKind.OPAQUE_ETAG)),
     Row("checksums ignored", UNHARMED, UNHARMED, every(FaultKind.IGNORE_CHECKSUMS)),
     Row("no ETags", UNHARMED, "RemoteProtocolError", every(FaultKind.EMPTY_ETAG)),
 ]

@@ -235,6 +235,17 @@ def test_a_hedged_load_says_so(local: Place, local_endpoint: LocalEndpoint) -> N
     assert report.operations == local_endpoint.stats().requests
 
 
+def test_a_hedged_save_says_so(local: Place, local_endpoint: LocalEndpoint) -> None:
+    """And what the loser had sent counts as sent."""
+    local_endpoint.reset_stats()
+    local_endpoint.add_fault(Fault(FaultKind.CRAWL, "UploadPart", skip=8, after_bytes=4 * MiB, bytes_per_s=5000))
+    report = saved(local, {"w": random_tensor((60 * MiB,), torch.uint8)}, part_size=5 * MiB, hedge_share=0.5)
+    assert report.hedges >= 1  # more on a machine that is busy
+    assert report.retries == 0
+    assert report.operations == local_endpoint.stats().requests
+    assert report.sent_bytes > report.wanted_bytes + 4 * MiB
+
+
 def test_a_trace_of_a_load_has_every_request(local: Place, local_endpoint: LocalEndpoint, tmp_path: Path) -> None:
     local.save(STATE)
     local_endpoint.reset_stats()

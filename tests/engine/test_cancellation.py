@@ -36,7 +36,9 @@ class Steps:
         self.count = 0
 
     def __call__(self, loop: asyncio.AbstractEventLoop, work: Any, **kwargs: Any) -> asyncio.Task[Any]:
-        return asyncio.Task(self._counted(work), loop=loop, **kwargs)
+        task = asyncio.Task(self._counted(work), loop=loop, **kwargs)
+        task.add_done_callback(lambda _: work.close())  # it may have been cancelled before it began
+        return task
 
     async def _counted(self, work: Coroutine[Any, Any, Any]) -> Any:
         return await _Stepwise(work, self._step)

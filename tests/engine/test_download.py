@@ -11,9 +11,10 @@ from aiockpt.bridge import Bridge
 from aiockpt.config import S3ClientConfig
 from aiockpt.engine.download import Download, Job, Read
 from aiockpt.engine.engine import LoopEngine
-from aiockpt.errors import NotFound, ObjectChanged, ShortRead, TransportTimeout
+from aiockpt.errors import NotFound, ObjectChanged, ReadError, ShortRead, TransportTimeout
 from aiockpt.model import ByteRange, KiB, MiB, ObjectId
 from aiockpt.plan.prefixes import prefix_of
+from aiockpt.s3.bulk import RangeTransfer
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint, Shape
 from engine.conftest import one_or_two_threads
 from transport.scripted import Guarded
@@ -53,6 +54,28 @@ async def test_any_ranges(engine: LoopEngine, source: ObjectId) -> None:
         assert_landed(spans, memories)
         assert stats.wanted_bytes == sum(end - start for start, end in spans) <= stats.fetched_bytes
         assert stats.retries == 0
+
+
+async def test_what_broke_behind_its_last_byte_is_not_asked_for_again(
+    engine: LoopEngine, source: ObjectId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is nothing left to ask for: a chunked body may lack its end, and no range is empty in HTTP."""
+    asked: list[ByteRange] = []
+
+    class Breaking:
+        async def get(self, _: ObjectId, transfer: RangeTransfer) -> None:
+            asked.append(transfer.rest)
+            transfer.landing.copy_in(memoryview(DATA))
+            raise ReadError("its end is missing")
+
+    async def bulk(_: str) -> Breaking:
+        return Breaking()
+
+    monkeypatch.setattr(engine.client, "bulk", bulk)
+    made, memories = reads(source, [(0, 1000)])
+    stats = await engine.fetch_into(made)
+    assert_landed([(0, 1000)], memories)
+    assert (stats.retries, asked) == (1, [ByteRange(0, 1000)])
 
 
 async def test_near_ranges_share_a_request(engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint) -> None:

@@ -23,6 +23,7 @@ from aiockpt.errors import (
     NotFound,
     ObjectChanged,
     PreconditionFailed,
+    S3Exception,
     Throttled,
     TLSError,
 )
@@ -33,6 +34,23 @@ from servers.base import S3Server
 from servers.certificate import Certificate
 
 DATA = random.Random(11).randbytes(6 * MiB)
+ODD_KEYS = {
+    "long/" + "k" * 895: "900 characters",
+    "a/../b": "dots within",
+    "../up": "dots at the start",
+    "a/./b": "a dot",
+    "a//b": "an empty folder",
+    "/rooted": "a slash at the start",
+    "a/": "a slash at the end",
+    "question?mark&amp=1": "like a query",
+    "hash#mark": "like a fragment",
+    "back\\slash": "a backslash",
+    'quote"<&>': "what XML escapes",
+    "tab\tand\x01": "control characters",
+    "%2e%2e/escaped": "escaped dots",
+    "emoji-\U0001f9ea": "beyond 16 bits",
+    " spaces around ": "spaces around",
+}
 KEYS = ["plain", "with space", "a+b", "100%", "100%25", "ünïcode-鍵", "a/b/c", "~.-_!*'()"]
 
 
@@ -76,6 +94,40 @@ async def test_elsewhere(elsewhere: LoopEngine, bucket: str, s3_server: S3Server
         with pytest.raises(PreconditionFailed):
             await engine.put(once, [b"second"], NOTHING)
         assert await engine.get(once) == b"first"
+
+
+@pytest.mark.parametrize("key", ODD_KEYS, ids=ODD_KEYS.values())
+async def test_odd_keys_elsewhere(elsewhere: LoopEngine, bucket: str, key: str) -> None:
+    """Either the object is there, or the error names it; no other one is touched.
+
+    rclone refuses names of more than 255 characters with a 500, and lists a key without its last slash.
+    """
+    engine, target, beside = elsewhere, ObjectId(bucket, key), ObjectId(bucket, "beside")
+    await engine.put(beside, [b"beside"])
+    try:
+        await engine.put(target, [DATA[:1000]])
+    except S3Exception as error:
+        assert (error.bucket, error.key) == (bucket, key)  # noqa: PT017  # one of two outcomes
+    else:
+        assert await engine.get(target) == DATA[:1000]
+        assert (await engine.head(target)).size == 1000
+        assert {each.rstrip("/") for each in await keys(engine, ObjectId(bucket, ""))} == {"beside", key.rstrip("/")}
+        await engine.delete(target)
+        assert not await engine.exists(target)
+    assert await engine.get(beside) == b"beside"
+
+
+async def test_metadata_of_mixed_case_elsewhere(elsewhere: LoopEngine, bucket: str) -> None:
+    """Stores may change the case of metadata's keys: they are sent, and what is read never depends on them."""
+    config = elsewhere.config.merged(extra_args={"Metadata": {"Mixed-Case": "Kept"}})
+    async with LoopEngine(config) as engine:
+        for key, data in {"one-put": DATA[:1000], "parts": DATA}.items():
+            target = ObjectId(bucket, key)
+            await engine.put(target, [data])
+            assert await engine.get(target) == data
+            client = await engine.client._session.client()
+            kept = (await client.head_object(Bucket=bucket, Key=key))["Metadata"]
+            assert {name.lower(): text for name, text in kept.items() if "ase" in name} == {"mixed-case": "Kept"}
 
 
 async def test_large_objects_elsewhere(elsewhere: LoopEngine, bucket: str) -> None:
@@ -277,14 +329,64 @@ async def test_the_parts_of_an_upload_page_by_page(
         await engine.upload_parts(target, upload_id)
 
 
+@pytest.mark.parametrize("said", [{"IsTruncated": True}, {}], ids=["truncated", "not said"])
 async def test_a_listing_of_parts_that_does_not_move_on_ends(
+    engine: LoopEngine, local_bucket: str, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any]
+) -> None:
+    async def always_the_same(**arguments: Any) -> Any:
+        return {"Parts": [{"PartNumber": 1, "Size": 3}], **said}
+
+    monkeypatch.setattr(await engine.client._session.client(), "list_parts", always_the_same)
+    assert [part.number for part in await engine.upload_parts(ObjectId(local_bucket, "key"), "id")] == [1]
+
+
+async def test_a_listing_of_parts_that_does_not_say_whether_it_is_truncated(
+    engine: LoopEngine, local_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The youngest part may be on the next page, and a sweep goes by it."""
+
+    async def two_at_a_time(**arguments: Any) -> Any:
+        after = arguments["PartNumberMarker"]
+        return {"Parts": [{"PartNumber": number, "Size": 3} for number in range(after + 1, min(after + 3, 6))]}
+
+    monkeypatch.setattr(await engine.client._session.client(), "list_parts", two_at_a_time)
+    listed = await engine.upload_parts(ObjectId(local_bucket, "key"), "id")
+    assert [part.number for part in listed] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("page", [1, 2, 1000], ids=["one a page", "two a page", "all, whatever was asked for"])
+@pytest.mark.parametrize("says", [True, False], ids=["IsTruncated", "no IsTruncated"])
+async def test_listings_of_uploads_whose_pages_are_the_stores_choice(
+    engine: LoopEngine, local_bucket: str, monkeypatch: pytest.MonkeyPatch, page: int, says: bool
+) -> None:
+    """MaxUploads may be ignored, so it is not asked for, and each upload is listed once."""
+    control = engine.client.control
+    made = [await control.create_upload(ObjectId(local_bucket, f"k{number}"), checksums=False) for number in range(3)]
+    client = await engine.client._session.client()
+    real = client.list_multipart_uploads
+
+    async def choosy(**arguments: Any) -> Any:
+        assert "MaxUploads" not in arguments
+        answer = await real(MaxUploads=page, **arguments)
+        if not says:
+            del answer["IsTruncated"]
+        return answer
+
+    monkeypatch.setattr(client, "list_multipart_uploads", choosy)
+    listed = [row async for row in engine.pending_uploads(ObjectId(local_bucket, ""))]
+    assert [row.upload_id for row in listed] == made
+    for row in listed:
+        await engine.abort_upload(ObjectId(local_bucket, row.key), row.upload_id)
+
+
+async def test_a_listing_of_uploads_that_does_not_move_on_ends(
     engine: LoopEngine, local_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def always_the_same(**arguments: Any) -> Any:
-        return {"Parts": [{"PartNumber": 1, "Size": 3}], "IsTruncated": True}
+        return {"Uploads": [], "IsTruncated": True, "NextKeyMarker": "key", "NextUploadIdMarker": "id"}
 
-    monkeypatch.setattr(await engine.client._session.client(), "list_parts", always_the_same)
-    assert [part.number for part in await engine.upload_parts(ObjectId(local_bucket, "key"), "id")] == [1, 1]
+    monkeypatch.setattr(await engine.client._session.client(), "list_multipart_uploads", always_the_same)
+    assert [row async for row in engine.pending_uploads(ObjectId(local_bucket, ""))] == []
 
 
 @pytest.mark.parametrize("how", ["get_small", "put", "head", "list"])

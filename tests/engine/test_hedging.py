@@ -4,7 +4,6 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextvars import Context, ContextVar
-from typing import cast
 
 import pytest
 
@@ -12,12 +11,14 @@ from aiockpt.bridge import Bridge
 from aiockpt.config import S3ClientConfig
 from aiockpt.engine.download import Download, DownloadStats, Job, Read
 from aiockpt.engine.engine import LoopEngine
-from aiockpt.engine.hedging import Hedging, Race
+from aiockpt.engine.hedging import Race
 from aiockpt.errors import AiockptError, NotFound, ObjectChanged, ReadError, Throttled
 from aiockpt.model import ByteRange, KiB, ObjectId
-from aiockpt.s3.bulk import Bulk, Pin, RangeTransfer
+from aiockpt.s3.bulk import Pin, RangeTransfer
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint, RequestRecord
 from engine.conftest import one_or_two_threads
+from engine.test_cancellation import at_every_step
+from engine.virtual_clock import VirtualClock
 from transport.scripted import Guarded, until
 
 REQUESTS = 40
@@ -230,26 +231,38 @@ async def test_an_object_that_is_replaced_before_its_hedge(
         assert bytes(1000) not in bytes(memory.view)
 
 
+async def hedged_in_vain(config: S3ClientConfig, source: ObjectId, endpoint: LocalEndpoint) -> DownloadStats:
+    """A load with a request that is hedged, by a clock of its own, and goes on when the hedge has come to nothing."""
+    clock = VirtualClock()
+    endpoint.add_fault(Fault(FaultKind.LATE, "GetObject", skip=10, delay_s=60))
+    async with LoopEngine(config.merged(hedge_share=0.02, stall_timeout_s=60.0), clock=clock) as engine:
+        load = Load(engine, source)
+        task = asyncio.ensure_future(load.run())
+        await all_but_one_ended(load)
+        tasks = asyncio.all_tasks()
+        await clock.work(0.35)
+        await until(lambda: load.download.stats.hedges == 1)
+        await ended(lambda: asyncio.all_tasks() == tasks)
+        endpoint.clear_faults()
+        stats = await task
+    load.assert_landed()
+    return stats
+
+
 async def test_a_store_without_etags_is_not_hedged(
-    engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint
+    config: S3ClientConfig, source: ObjectId, local_endpoint: LocalEndpoint
 ) -> None:
     """Nothing would prove that the bytes are the same, so the hedge lands none."""
     local_endpoint.add_fault(Fault(FaultKind.EMPTY_ETAG, "GetObject", count=None))
-    local_endpoint.add_fault(Fault(FaultKind.LATE, "GetObject", skip=10, delay_s=0.8))
-    load = Load(engine, source)
-    stats = await load.run()
-    load.assert_landed()
+    stats = await hedged_in_vain(config, source, local_endpoint)
     assert (stats.hedges, stats.hedges_won, stats.hedged_bytes) == (1, 0, 0)
 
 
 async def test_a_hedge_that_is_refused_fails_nobody(
-    engine: LoopEngine, source: ObjectId, local_endpoint: LocalEndpoint
+    config: S3ClientConfig, source: ObjectId, local_endpoint: LocalEndpoint
 ) -> None:
-    local_endpoint.add_fault(Fault(FaultKind.LATE, "GetObject", skip=10, delay_s=0.8))
     local_endpoint.add_fault(Fault(FaultKind.ERROR, "GetObject", skip=REQUESTS, status=403, code="AccessDenied"))
-    load = Load(engine, source)
-    stats = await load.run()
-    load.assert_landed()
+    stats = await hedged_in_vain(config, source, local_endpoint)
     assert (stats.hedges, stats.hedges_won, stats.retries) == (1, 0, 0)
 
 
@@ -283,7 +296,7 @@ class ScriptedBulk:
         self._steps = list(steps)
         self.running = 0
 
-    async def get(self, source: ObjectId, transfer: RangeTransfer) -> None:
+    async def get(self, transfer: RangeTransfer) -> None:
         self.running += 1
         try:
             await self._steps.pop(0)(transfer)
@@ -325,12 +338,16 @@ class Scene:
         self.transfer = RangeTransfer(ByteRange(0, 10), Guarded(10).landing(), Pin("etag"))
         self.transfer.landing = type(self.transfer.landing)([memoryview(self.memory)])
         self.race = Race(
-            cast("Bulk", self.bulk),
+            self.bulk.get,
             ObjectId("bucket", "key"),
             self.transfer,
             self.stats,
             lambda _, error: self.failures.append(error),
         )
+
+    def hedge_if_running(self) -> None:
+        if self.bulk.running:
+            self.race.hedge()
 
     async def start(self) -> asyncio.Task[None]:
         """Begin, hedge, and let both get to where they wait."""
@@ -457,16 +474,28 @@ async def test_a_bug_in_a_hedge_is_told() -> None:
         await task
 
 
-async def test_what_broke_behind_its_last_byte_is_not_asked_for_again() -> None:
-    """There is nothing left to ask for: a chunked body may lack its end, and no range is empty in HTTP."""
-    bulk = ScriptedBulk(fails(ReadError("broke"), nbytes=10))
-    transfer = RangeTransfer(ByteRange(0, 10), Guarded(10).landing(), Pin("etag"))
-    hedging = Hedging(0.0, lambda *_: None)
-    source = ObjectId("bucket", "key")
-    with pytest.raises(ReadError, match="broke"):
-        await hedging.get(cast("Bulk", bulk), source, transfer, DownloadStats())
-    await hedging.get(cast("Bulk", bulk), source, transfer, DownloadStats())
-    assert not transfer.landing.remaining
+@pytest.mark.parametrize("winner", ["original", "hedge"])
+async def test_cancelled_at_every_step(winner: str) -> None:
+    """Whichever was going to win: both have ended."""
+
+    async def slowly(transfer: RangeTransfer) -> None:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        await lands()(transfer)
+
+    scenes: list[Scene] = []
+
+    async def race() -> None:
+        scene = Scene(*((slowly, hangs) if winner == "original" else (hangs, slowly)))
+        scenes.append(scene)
+        asyncio.get_running_loop().call_soon(scene.hedge_if_running)
+        await scene.race.run()
+
+    async def check(cancelled: bool) -> None:
+        assert scenes[-1].bulk.running == 0
+        assert cancelled or scenes[-1].memory == WHOLE
+
+    assert await at_every_step(race, check) > 5
 
 
 async def test_a_hedge_belongs_to_the_load_of_its_request() -> None:

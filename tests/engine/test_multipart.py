@@ -5,12 +5,15 @@ import logging
 
 import pytest
 
+from aiockpt.crc import crc32
 from aiockpt.engine import multipart as room
 from aiockpt.engine.engine import LoopEngine
 from aiockpt.engine.multipart import MultipartUpload
 from aiockpt.engine.standing import Whole
-from aiockpt.errors import NotFound, PreconditionFailed, Throttled
-from aiockpt.model import NOTHING, ByteRange, ObjectId
+from aiockpt.errors import NotFound, PreconditionFailed, ServiceError, Throttled
+from aiockpt.model import NOTHING, ByteRange, MiB, ObjectId
+from aiockpt.s3.bulk import PartTransfer, Payload
+from aiockpt.s3.control import UploadedPart
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
 
 
@@ -131,6 +134,72 @@ async def test_completing_keeps_its_condition(
     await upload.complete([part], Whole(5, None))
     assert upload.upload_id == ""
     assert await engine.get(target) == b"first"
+
+
+async def sent(engine: LoopEngine, upload: MultipartUpload, number: int, data: bytes) -> UploadedPart:
+    bulk = await engine.client.bulk(upload.target.bucket)
+    transfer = PartTransfer(upload.upload_id, number, Payload([memoryview(data)], len(data), crc32(data)))
+    await bulk.upload_part(upload.target, transfer)
+    return UploadedPart(number, transfer.etag)
+
+
+async def test_a_part_that_is_stored_again_after_it_was_reported(
+    engine: LoopEngine, target: ObjectId, local_endpoint: LocalEndpoint
+) -> None:
+    """By a try that was given up long ago: the same bytes under another ETag, where it is not of the bytes."""
+    local_endpoint.add_fault(Fault(FaultKind.OPAQUE_ETAG, "UploadPart", count=None))
+    upload = MultipartUpload(engine, target, checksums=True)
+    await upload.begin()
+    pieces = [bytes(5 * MiB), b"tail"]
+    reported = [await sent(engine, upload, number, piece) for number, piece in enumerate(pieces, 1)]
+    again = await sent(engine, upload, 1, pieces[0])
+    assert again.etag != reported[0].etag
+    whole = b"".join(pieces)
+    await upload.complete(reported, Whole(len(whole), crc32(whole)))
+    assert await engine.get(target) == whole
+    assert local_endpoint.stats().requests["CompleteMultipartUpload"] == 2
+
+
+@pytest.mark.parametrize("stored", [b"tail", b"liat", None], ids=["the same", "others", "none"])
+async def test_parts_that_the_service_does_not_know(
+    engine: LoopEngine, target: ObjectId, local_endpoint: LocalEndpoint, stored: bytes | None
+) -> None:
+    """What it has instead is taken only if the whole has the right CRC32, and the error is told otherwise."""
+    upload = MultipartUpload(engine, target, checksums=True)
+    await upload.begin()
+    if stored:
+        await sent(engine, upload, 1, stored)
+    made = upload.complete([UploadedPart(1, '"never given"')], Whole(4, crc32(b"tail")))
+    if stored == b"tail":
+        await made
+        assert await engine.get(target) == b"tail"
+    else:
+        with pytest.raises(ServiceError) as caught:
+            await made
+        assert caught.value.code == ("InvalidPart" if stored is None else "BadDigest")
+        await upload.abort_quietly()
+        assert not await engine.exists(target)
+
+
+@pytest.mark.parametrize("how", ["refused", "empty"])
+async def test_stored_parts_that_are_not_listed(
+    engine: LoopEngine, target: ObjectId, local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Some stores list a subset of the parts, and some credentials may not list them: then it is as it was."""
+
+    async def empty(**_: object) -> dict[str, object]:
+        return {"Parts": [], "IsTruncated": False}
+
+    upload = MultipartUpload(engine, target, checksums=True)
+    await upload.begin()
+    await sent(engine, upload, 1, b"tail")
+    if how == "refused":
+        local_endpoint.add_fault(Fault(FaultKind.ERROR, "ListParts", status=403, code="AccessDenied"))
+    else:
+        monkeypatch.setattr(await engine.client._session.client(), "list_parts", empty)
+    with pytest.raises(ServiceError, match="InvalidPart"):
+        await upload.complete([UploadedPart(1, '"never given"')], Whole(4, crc32(b"tail")))
+    await upload.abort_quietly()
 
 
 async def test_an_upload_that_never_was(engine: LoopEngine, target: ObjectId) -> None:

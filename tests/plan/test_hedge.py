@@ -16,6 +16,9 @@ from aiockpt.plan.hedge import (
     SIBLINGS_PER_SUSPECT,
     Flight,
     HedgeController,
+    Judge,
+    slow_part,
+    slow_read,
 )
 
 SIZE = 8 * MiB
@@ -26,8 +29,8 @@ class Request:
 
     def __init__(self, control: HedgeController, began_at: float, nbytes: int = SIZE) -> None:
         self.control = control
-        self.landed = 0
-        self.flight: Flight = control.begin(nbytes, lambda: self.landed, began_at)
+        self.moved = 0
+        self.flight: Flight = control.begin(nbytes, lambda: self.moved, began_at)
 
     def answered(self, at: float) -> Request:
         self.control.on_answer(self.flight, at)
@@ -45,12 +48,12 @@ def siblings(
         request.answered(began_at + first_byte_s).ended(began_at + took_s)
 
 
-def control(share: float = 0.02) -> HedgeController:
-    return HedgeController(share)
+def control(share: float = 0.02, judge: Judge = slow_read) -> HedgeController:
+    return HedgeController(share, judge)
 
 
 @pytest.mark.parametrize(
-    ("first_byte_s", "took_s", "answered_s", "landed_share", "age_s", "hedged"),
+    ("first_byte_s", "took_s", "answered_s", "moved_share", "age_s", "hedged"),
     [
         # No first byte: five times the usual, and never before 0.2 s.
         (0.03, 0.13, None, 0.0, 0.19, False),
@@ -73,15 +76,79 @@ def control(share: float = 0.02) -> HedgeController:
     ],
 )
 def test_what_is_slow_beside_its_siblings(
-    first_byte_s: float, took_s: float, answered_s: float | None, landed_share: float, age_s: float, hedged: bool
+    first_byte_s: float, took_s: float, answered_s: float | None, moved_share: float, age_s: float, hedged: bool
 ) -> None:
     watched = control()
     slow = Request(watched, 10.0)
     siblings(watched, 8, 10.0, first_byte_s=first_byte_s, took_s=took_s)
     if answered_s is not None:
         slow.answered(10.0 + answered_s)
-    slow.landed = int(landed_share * SIZE)
+    slow.moved = int(moved_share * SIZE)
     assert watched.due(10.0 + age_s) == ([slow.flight] if hedged else [])
+
+
+@pytest.mark.parametrize(
+    ("took_s", "moved_share", "age_s", "hedged"),
+    [
+        # Nothing has been taken: three times the usual duration, and never before 0.2 s.
+        (0.05, 0.0, 0.19, False),
+        (0.05, 0.0, 0.21, True),
+        (0.50, 0.0, 1.49, False),
+        (0.50, 0.0, 1.51, True),
+        # It crawls: what is left takes longer than two whole parts.
+        (0.50, 0.3, 1.60, True),
+        (0.50, 0.6, 1.60, True),
+        (0.50, 0.7, 1.60, False),
+        # All is there: the answer may come at any moment.
+        (0.50, 1.0, 5.00, False),
+    ],
+)
+def test_which_part_is_slow_beside_its_siblings(took_s: float, moved_share: float, age_s: float, hedged: bool) -> None:
+    watched = control(judge=slow_part)
+    slow = Request(watched, 10.0)
+    siblings(watched, 8, 10.0, first_byte_s=took_s, took_s=took_s)
+    slow.moved = int(moved_share * SIZE)
+    assert watched.due(10.0 + age_s) == ([slow.flight] if hedged else [])
+
+
+@pytest.mark.parametrize("missing", [0, 1000], ids=["no answer comes", "its end does not leave"])
+def test_a_part_that_stands_still_is_hedged_after_as_long_as_two_take(missing: int) -> None:
+    watched = control(judge=slow_part)
+    slow = Request(watched, 0.0)
+    siblings(watched, 8, 0.0, first_byte_s=0.5, took_s=0.5)
+    slow.moved = SIZE - missing
+    assert watched.due(0.9) == []  # when it was last seen to move
+    assert watched.due(1.8) == []
+    assert watched.due(1.95) == [slow.flight]
+
+
+def test_a_read_that_stands_still_near_its_end_is_hedged() -> None:
+    """At its rate it would be done at once, since it began."""
+    watched = control()
+    slow = Request(watched, 0.0).answered(0.03)
+    siblings(watched, 8, 0.0, first_byte_s=0.03, took_s=0.1)
+    slow.moved = SIZE - 1000
+    assert watched.due(0.4) == []
+    assert watched.due(0.59) == []  # a pause that a busy interpreter makes
+    assert watched.due(0.61) == [slow.flight]
+
+
+def test_a_read_that_has_all_its_bytes_is_not_hedged() -> None:
+    """There is nothing to ask for: only the end of its framing is missing."""
+    watched = control()
+    slow = Request(watched, 0.0).answered(0.03)
+    siblings(watched, 8, 0.0, first_byte_s=0.03, took_s=0.1)
+    slow.moved = SIZE
+    assert watched.due(1.0) == watched.due(10.0) == []
+
+
+def test_parts_without_bytes_are_siblings_too() -> None:
+    watched = control(judge=slow_part)
+    siblings(watched, 8, 0.0, first_byte_s=0.03, took_s=0.1, nbytes=0)
+    empty, large = Request(watched, 0.0, 0), Request(watched, 0.0)
+    assert watched.due(0.2) == []
+    assert watched.due(1.0) == [empty.flight]
+    assert not large.flight.hedged
 
 
 def test_each_is_hedged_once() -> None:
@@ -140,7 +207,7 @@ def test_small_siblings_say_nothing_about_how_long_a_large_one_takes() -> None:
     watched = control(share=1.0)
     large = Request(watched, 0.0, 16 * MiB).answered(0.03)
     siblings(watched, 20, 0.0, first_byte_s=0.03, took_s=0.031, nbytes=700)
-    large.landed = MiB
+    large.moved = MiB
     assert watched.due(1.0) == []
     late = Request(watched, 0.0, 16 * MiB)  # but about when its first byte should come
     assert watched.due(1.0) == [late.flight]
@@ -246,5 +313,37 @@ def test_requests_that_are_alike_are_never_hedged(seed: int) -> None:
             ends_at = now + usual_s * rng.uniform(1, 2)
             running.append((Request(watched, now).answered(now + usual_s * 0.2), now, ends_at))
         for request, began_at, ends_at in running:
-            request.landed = int(SIZE * (now - began_at) / (ends_at - began_at))
+            request.moved = int(SIZE * (now - began_at) / (ends_at - began_at))
+        assert watched.due(now) == []
+
+
+@settings(deadline=None, max_examples=30)  # hundreds of steps each
+@given(seed=st.integers(0, 2**32 - 1), unfairness=st.floats(1, 2), kernel_bytes=st.integers(0, 4 * MiB))
+def test_parts_on_a_saturated_link_are_never_hedged(seed: int, unfairness: float, kernel_bytes: int) -> None:
+    """However many share it: more of them as the engine grows its concurrency, fewer and fewer at the end of a save.
+
+    Each has a share of the link that differs within a factor; what the kernel of the peer takes at once does not wait.
+    """
+    rng = random.Random(seed)
+    watched = control(share=1.0, judge=slow_part)
+    link_bytes_per_s = rng.uniform(10, 500) * MiB
+    parts, limit, step_s = rng.randint(20, 120), rng.randint(4, 16), 0.1
+    running: list[tuple[Request, float]] = []
+    moved: dict[Request, float] = {}
+    now = 0.0
+    while parts or running:
+        while parts and len(running) < limit:
+            request = Request(watched, now, SIZE if parts > 1 else rng.randint(1, SIZE))
+            running.append((request, rng.uniform(1, unfairness)))
+            moved[request] = min(kernel_bytes, request.flight.nbytes)
+            parts -= 1
+        now += step_s
+        weights = sum(weight for _, weight in running)
+        for request, weight in list(running):
+            moved[request] += link_bytes_per_s * step_s * weight / weights
+            request.moved = min(int(moved[request]), request.flight.nbytes)
+            if moved[request] >= request.flight.nbytes + kernel_bytes:  # which leave the peer's kernel, too
+                request.ended(now)
+                running.remove((request, weight))
+                limit = min(32, limit + rng.randint(0, 1))
         assert watched.due(now) == []

@@ -28,7 +28,7 @@ from aiockpt.errors import (
     TransportTimeout,
 )
 from aiockpt.model import ANYTHING, NOTHING, ByteRange, ObjectId, Replaces
-from aiockpt.s3.bulk import Bulk, DirectBulk, Payload, Pin, RangeTransfer, check_range_answer
+from aiockpt.s3.bulk import Bulk, DirectBulk, PartTransfer, Payload, Pin, RangeTransfer, check_range_answer
 from aiockpt.s3.client import S3Client
 from aiockpt.s3.control import UploadedPart
 from aiockpt.s3.failures import WrongRegion
@@ -199,10 +199,14 @@ async def test_damage_on_the_way_out_is_refused(bulk: Bulk, local_bucket: str, l
 async def test_parts(bulk: Bulk, client: S3Client, local_bucket: str) -> None:
     target = ObjectId(local_bucket, "parts")
     upload_id = await client.control.create_upload(target, checksums=True)
-    etag = await bulk.upload_part(target, upload_id, 1, payload(DATA[:5], DATA[5:]))
-    assert etag
+    answers: list[str] = []
+    part = PartTransfer(upload_id, 1, payload(DATA[:5], DATA[5:]))
+    part.on_answer = lambda: answers.append(part.etag)
+    await bulk.upload_part(target, part)
+    assert part.etag
+    assert answers == [part.etag]
     with pytest.raises(NotFound):
-        await bulk.upload_part(target, "no-such-upload", 1, payload(DATA))
+        await bulk.upload_part(target, PartTransfer("no-such-upload", 1, payload(DATA)))
     await client.control.abort_upload(target, upload_id)
 
 
@@ -212,8 +216,9 @@ async def test_parts_whose_etags_a_proxy_made_weak(
     target = ObjectId(local_bucket, "parts")
     upload_id = await client.control.create_upload(target, checksums=True)
     local_endpoint.add_fault(Fault(FaultKind.WEAK_ETAG, "UploadPart"))
-    etag = await bulk.upload_part(target, upload_id, 1, payload(DATA))
-    await client.control.complete_upload(target, upload_id, [UploadedPart(1, etag)], crc32=crc32(DATA))
+    part = PartTransfer(upload_id, 1, payload(DATA))
+    await bulk.upload_part(target, part)
+    await client.control.complete_upload(target, upload_id, [UploadedPart(1, part.etag)], crc32=crc32(DATA))
     assert (await bulk.get_whole(target))[0] == DATA
 
 
@@ -439,7 +444,7 @@ async def test_a_whole_object_is_compared_with_its_stored_checksum(header: str, 
 @pytest.mark.usefixtures("credentials")
 async def test_a_part_without_an_etag() -> None:
     async def use(bulk: DirectBulk) -> None:
-        await bulk.upload_part(SOURCE, "id", 1, payload())
+        await bulk.upload_part(SOURCE, PartTransfer("id", 1, payload()))
 
     with pytest.raises(RemoteProtocolError, match="ETag") as failure:
         await against(lambda _: answer(b"", "200 OK", "x-amz-request-id: 7"), use)

@@ -9,7 +9,7 @@ from aiockpt.config import S3ClientConfig
 from aiockpt.crc import crc32, crc32_combine
 from aiockpt.errors import AccessDenied, NotFound, PreconditionFailed, ServiceError
 from aiockpt.model import ANYTHING, NOTHING, ByteRange, MiB, ObjectId
-from aiockpt.s3.bulk import Payload
+from aiockpt.s3.bulk import PartTransfer, Payload
 from aiockpt.s3.client import S3Client
 from aiockpt.s3.control import ListedObject, UploadedPart
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
@@ -73,6 +73,12 @@ async def test_a_listing_of_several_pages(client: S3Client, local_bucket: str) -
     assert [row.key for row in found if isinstance(row, ListedObject)] == [f"k{number}" for number in range(5)]
 
 
+async def sent_part(client: S3Client, target: ObjectId, upload_id: str, number: int, data: bytes) -> UploadedPart:
+    transfer = PartTransfer(upload_id, number, Payload([memoryview(data)], len(data), crc32(data)))
+    await client._direct.upload_part(target, transfer)
+    return UploadedPart(number, transfer.etag)
+
+
 async def test_a_multipart_upload(client: S3Client, local_bucket: str) -> None:
     control, target = client.control, ObjectId(local_bucket, "parts")
     pieces = [bytes(5 * MiB), b"tail"]
@@ -81,8 +87,7 @@ async def test_a_multipart_upload(client: S3Client, local_bucket: str) -> None:
     assert [(row.key, row.upload_id) for row in pending] == [("parts", upload_id)]
     parts = []
     for number, piece in enumerate(pieces, 1):
-        payload = Payload([memoryview(piece)], len(piece), crc32(piece))
-        parts.append(UploadedPart(number, await client._direct.upload_part(target, upload_id, number, payload)))
+        parts.append(await sent_part(client, target, upload_id, number, piece))
     listed, following = await control.parts_page(target, upload_id, 0)
     assert ([(part.number, part.size) for part in listed], following) == ([(1, 5 * MiB), (2, 4)], 0)
     assert all(part.last_modified for part in listed)
@@ -114,9 +119,9 @@ async def test_an_upload_that_must_replace_nothing(client: S3Client, local_bucke
     control, target = client.control, ObjectId(local_bucket, "parts")
     await put(client, target, b"first")
     upload_id = await control.create_upload(target, checksums=False)
-    etag = await client._direct.upload_part(target, upload_id, 1, Payload([memoryview(b"x")], 1, crc32(b"x")))
+    part = await sent_part(client, target, upload_id, 1, b"x")
     with pytest.raises(PreconditionFailed):
-        await control.complete_upload(target, upload_id, [UploadedPart(1, etag)], crc32=None, replaces=NOTHING)
+        await control.complete_upload(target, upload_id, [part], crc32=None, replaces=NOTHING)
     await control.abort_upload(target, upload_id)
 
 

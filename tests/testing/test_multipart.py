@@ -57,6 +57,15 @@ def test_parts_become_an_object(endpoint: LocalEndpoint, raw: RawClient, upload:
     assert complete(raw, upload, parts)[0] == 404
 
 
+def test_opaque_etags(endpoint: LocalEndpoint, raw: RawClient, upload: str) -> None:
+    """The same bytes have another one each time, and the last one counts."""
+    endpoint.add_fault(Fault(FaultKind.OPAQUE_ETAG, "UploadPart", count=2))
+    first, second = put(raw, upload, 1, LAST), put(raw, upload, 1, LAST)
+    assert len({first, second, put(raw, upload, 2, LAST)}) == 3
+    assert complete(raw, upload, [(1, first)])[0] == 400
+    assert complete(raw, upload, [(1, second)])[0] == 200
+
+
 @pytest.mark.parametrize(
     ("chosen", "code"),
     [

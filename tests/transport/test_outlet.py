@@ -14,6 +14,7 @@ import pytest
 from aiockpt.errors import WriteError
 from aiockpt.model import KiB, MiB
 from aiockpt.transport.outlet import MAX_VIEWS, TLS_WRITE_BYTES, SocketOutlet, TransportOutlet, outlet_of
+from aiockpt.transport.send_queue import SendQueue
 
 
 @asynccontextmanager
@@ -85,6 +86,28 @@ async def test_what_ends_early_reads_the_memory_no_more(how: str) -> None:
             assert not theirs.recv(1)  # the end, if it was closed
 
 
+@pytest.mark.parametrize("secure", [False, True])
+async def test_what_the_peer_has_not_taken_is_sent_and_not_acknowledged(secure: bool) -> None:
+    """And it stays so when it is closed."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        queue = SendQueue(ours.dup())
+        transport = cast("asyncio.Transport", Encrypting(ours))
+        outlet = TransportOutlet(transport, queue) if secure else SocketOutlet(asyncio.get_running_loop(), ours.dup())
+        await outlet.send([bytes(20 * KiB)], never())
+        if secure:
+            ours.sendall(bytes(transport.given.pop()))  # type: ignore[attr-defined]
+        unread = queue.unacknowledged_bytes
+        assert (outlet.sent_bytes, outlet.acknowledged_bytes) == (20 * KiB, 20 * KiB - unread)
+        assert unread >= 20 * KiB  # with what the kernel spends on them
+        theirs.recv(MiB)
+        assert outlet.acknowledged_bytes == 20 * KiB
+        outlet.discard()
+        outlet.close()
+        queue.close()
+        assert outlet.acknowledged_bytes == 20 * KiB
+
+
 async def test_a_lost_connection_is_left_to_the_reader() -> None:
     async with pair() as (outlet, theirs):
         sending = asyncio.ensure_future(outlet.send([bytes(16 * MiB)], never()))
@@ -138,7 +161,7 @@ class Encrypting:
 
 async def test_a_transport_that_encrypts_is_given_pieces_and_only_while_it_has_room() -> None:
     transport = Encrypting()
-    outlet = TransportOutlet(cast("asyncio.Transport", transport))
+    outlet = TransportOutlet(cast("asyncio.Transport", transport), SendQueue(None))
     outlet.pause()
     sending = asyncio.ensure_future(outlet.send([memoryview(bytes(MiB))], never()))
     await asyncio.sleep(0)
@@ -156,7 +179,7 @@ async def test_a_transport_that_encrypts_is_given_pieces_and_only_while_it_has_r
 @pytest.mark.parametrize("how", ["answered", "closed"])
 async def test_a_transport_that_has_no_room_is_not_waited_for_once_it_does_not_matter(how: str) -> None:
     """A server that answers early and reads no more would keep us waiting for as long as it likes."""
-    outlet, until = TransportOutlet(cast("asyncio.Transport", Encrypting())), never()
+    outlet, until = TransportOutlet(cast("asyncio.Transport", Encrypting()), SendQueue(None)), never()
     outlet.pause()
     sending = asyncio.ensure_future(outlet.send([memoryview(bytes(MiB))], until))
     await asyncio.sleep(0)
@@ -173,6 +196,7 @@ async def test_only_plain_connections_send_on_their_socket() -> None:
     with ours, theirs:
         secure = outlet_of(asyncio.get_running_loop(), cast("asyncio.Transport", Encrypting(ours)))
         assert isinstance(secure, TransportOutlet)
+        secure.close()
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
     async with server:
         host, port = server.sockets[0].getsockname()[:2]

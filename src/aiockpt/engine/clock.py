@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 import anyio
@@ -15,6 +17,9 @@ class Clock(Protocol):
 
     async def sleep(self, delay_s: float) -> None:
         """Wait."""
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
+        """Have something called once that is over."""
 
     def cut_after(self, limit_s: float) -> anyio.CancelScope:
         """A scope to enter, that cancels what runs in it after so long (``math.inf``: never)."""
@@ -30,6 +35,10 @@ class LoopClock:
     async def sleep(self, delay_s: float) -> None:
         """See ``Clock``."""
         await anyio.sleep(delay_s)
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
+        """See ``Clock``."""
+        asyncio.get_running_loop().call_later(delay_s, callback)
 
     def cut_after(self, limit_s: float) -> anyio.CancelScope:
         """See ``Clock``."""

@@ -18,13 +18,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiockpt.engine.crew import Crew
+from aiockpt.engine.hedging import HedgeStats
 from aiockpt.errors import ObjectChanged
 from aiockpt.model import ByteRange, MiB, ObjectId
 from aiockpt.observe.exchange import gauge
 from aiockpt.plan.coalesce import Fetch, coalesce
 from aiockpt.plan.prefixes import prefix_of
 from aiockpt.plan.retry import Operation
-from aiockpt.s3.bulk import Pin, RangeTransfer
+from aiockpt.s3.bulk import Bulk, Pin, RangeTransfer
 from aiockpt.transport.landing import Landing
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Job:
 
 
 @dataclass(slots=True)
-class DownloadStats:
+class DownloadStats(HedgeStats):
     """What a download has done so far.
 
     Attributes:
@@ -86,18 +87,13 @@ class DownloadStats:
         wanted_bytes: bytes that landed in a destination.
         fetched_bytes: bytes that were asked for, gaps included.
         retries: attempts beyond the first.
-        hedges: second requests beside slow ones; see ``engine.hedging``.
-        hedges_won: those that were first to bring what was missing.
-        hedged_bytes: bytes that hedges brought, those of the others included.
+        hedges, hedges_won, hedged_bytes: see ``HedgeStats``.
     """
 
     requests: int = 0
     wanted_bytes: int = 0
     fetched_bytes: int = 0
     retries: int = 0
-    hedges: int = 0
-    hedges_won: int = 0
-    hedged_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +189,7 @@ class Download:
         await self._engine.attempts(
             Operation.GET,
             source,
-            lambda: self._engine.hedging.get(bulk, source, transfer, self.stats),
+            lambda: self._fetch(bulk, source, transfer),
             progress=lambda: transfer.landing.landed,
             stats=self.stats,
             step_aside=partial(self._crew.pause, prefix_of(source)),
@@ -204,6 +200,15 @@ class Download:
         self.stats.fetched_bytes += fetch.end - fetch.start
         for piece in fetch.pieces:
             self._landed(request.jobs[piece.read], piece.length)
+
+    async def _fetch(self, bulk: Bulk, source: ObjectId, transfer: RangeTransfer) -> None:
+        """One attempt to land the rest of a range.
+
+        Nothing is asked for if nothing is missing: an attempt may break when all bytes have come, but not yet the end
+        of their framing, and no range is empty in HTTP.
+        """
+        if transfer.rest:
+            await self._engine.get_hedging.run(partial(bulk.get, source), source, transfer, self.stats)
 
     def _destinations(self, request: Request) -> Iterable[memoryview]:
         """The memory of a request's pieces in object order, with throwaway memory for the gaps between them."""

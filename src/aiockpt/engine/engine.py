@@ -22,7 +22,7 @@ from aiockpt.config import S3ClientConfig, trace_path
 from aiockpt.engine.assembler import PartAssembler
 from aiockpt.engine.attempts import Attempts
 from aiockpt.engine.budget import ByteBudget
-from aiockpt.engine.clock import LoopClock
+from aiockpt.engine.clock import Clock, LoopClock
 from aiockpt.engine.copy import copy_object
 from aiockpt.engine.download import Download, DownloadStats, Job, Read
 from aiockpt.engine.hedging import Hedging
@@ -33,6 +33,7 @@ from aiockpt.model import ANYTHING, ByteRange, MiB, ObjectId, ObjectInfo, Replac
 from aiockpt.observe.otel import watch_if_used
 from aiockpt.observe.trace import trace_process
 from aiockpt.plan.concurrency import ConcurrencyController, start_connections
+from aiockpt.plan.hedge import HedgeController, Judge, slow_part, slow_read
 from aiockpt.plan.parts import check_part_size, part_bytes, part_bytes_at
 from aiockpt.plan.prefixes import PrefixLimits, prefix_of
 from aiockpt.plan.request_size import request_bytes_around
@@ -62,6 +63,7 @@ class LoopEngine:
         config: settings; None: the defaults.
         region: AWS region; None: botocore's choice.
         others: loops of other threads that have their share of the bulk connections; decisions are made on this one.
+        clock: what it waits, cuts and hedges by; the loop's unless a test has its own.
 
     Attributes:
         config: its settings.
@@ -70,16 +72,21 @@ class LoopEngine:
         get_control, put_control: how many requests run at once in each direction; they learn over the engine's life.
         get_prefixes, put_prefixes: how many of them under a key prefix where the service asks to slow down.
         attempts: runs an operation with retries.
-        hedging: runs one attempt at a range request, and a second one beside it where it is slow.
+        get_hedging, put_hedging: run one attempt at a range request, or a part, and a second one beside what is slow.
         conditions: what is known about conditional writes.
     """
 
     client: S3Client
 
     def __init__(
-        self, config: S3ClientConfig | None = None, region: str | None = None, others: Sequence[OtherLoop] = ()
+        self,
+        config: S3ClientConfig | None = None,
+        region: str | None = None,
+        others: Sequence[OtherLoop] = (),
+        clock: Clock | None = None,
     ) -> None:
         self.config = config or S3ClientConfig()
+        self._clock = clock or LoopClock()
         check_part_size(self.config.part_size)
         self.client = S3Client(self.config, region, others)
         self.budget = ByteBudget(self.config.memory_bytes)
@@ -95,10 +102,11 @@ class LoopEngine:
                 attempt_limit_s=self.config.attempt_timeout_s or math.inf,
             ),
             RetryBudget(),
-            LoopClock(),
+            self._clock,
             self._on_throttle,
         )
-        self.hedging = Hedging(self.config.hedge_share, self._on_race_failure)
+        self.get_hedging = self._new_hedging(slow_read, Operation.GET)
+        self.put_hedging = self._new_hedging(slow_part, Operation.UPLOAD_PART)
         self.conditions = Conditions()
         self._exits = AsyncExitStack()
         self._scrap = memoryview(b"")
@@ -324,26 +332,30 @@ class LoopEngine:
             self._scrap = memoryview(bytearray(max(nbytes, self.config.max_gap_bytes)))
         return self._scrap[:nbytes]
 
-    @staticmethod
-    def now() -> float:
-        """The loop's clock, in seconds."""
-        return anyio.current_time()
+    def now(self) -> float:
+        """The engine's clock, in seconds."""
+        return self._clock.now()
 
     def _new_control(self) -> ConcurrencyController:
         largest = self.config.max_connections
         start = start_connections(self.config.throughput_target_gbps, largest)
         return ConcurrencyController(largest=largest, start=start)
 
+    def _new_hedging(self, judge: Judge, operation: Operation) -> Hedging:
+        control = HedgeController(self.config.hedge_share, judge)
+        return Hedging(control, self._clock, partial(self._on_race_failure, operation))
+
     def _on_throttle(self, operation: Operation, target: ObjectId) -> None:
         prefixes = self.get_prefixes if operation in _READS else self.put_prefixes
         prefixes.on_throttle(prefix_of(target))
-        self.hedging.on_throttle()
+        self.get_hedging.on_throttle()
+        self.put_hedging.on_throttle()
 
-    def _on_race_failure(self, source: ObjectId, error: AiockptError) -> None:
+    def _on_race_failure(self, operation: Operation, target: ObjectId, error: AiockptError) -> None:
         """One of two requests for the same bytes has failed, which does not matter but for what it says."""
         logger.debug("one of two requests for the same bytes failed: %s", error)
         if isinstance(error, Throttled):
-            self._on_throttle(Operation.GET, source)
+            self._on_throttle(operation, target)
 
 
 def octets(view: bytes | bytearray | memoryview) -> memoryview:

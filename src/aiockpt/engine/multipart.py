@@ -13,7 +13,7 @@ import anyio
 
 from aiockpt.engine.attempts import StepAside, stay
 from aiockpt.engine.standing import Whole, stand
-from aiockpt.errors import AiockptError
+from aiockpt.errors import AiockptError, ServiceError
 from aiockpt.model import ANYTHING, ObjectId, ObjectInfo, Replaces
 from aiockpt.plan.retry import Operation, may_have_happened
 from aiockpt.s3.control import UploadedPart
@@ -88,23 +88,39 @@ class MultipartUpload:
     async def complete(self, parts: Sequence[UploadedPart], whole: Whole, replaces: Replaces = ANYTHING) -> ObjectInfo:
         """Make the object of its parts.
 
+        A part that was sent twice, since the first answer was lost or late, may be stored anew after the second one was
+        reported. Where ETags are not those of the bytes (SSE-KMS) it then has another. So when the service does not
+        know the parts that it is told, it is asked which ones it has; the CRC32 of the whole proves their bytes.
+
         Raises:
             PreconditionFailed: it would have replaced something else than it may.
         """
-        control = self._engine.client.control
+
+        async def attempt(condition: Replaces) -> ObjectInfo:
+            try:
+                return await self._complete(parts, whole, condition)
+            except ServiceError as error:
+                if error.code != "InvalidPart" or (stored := await self._as_stored(parts)) == list(parts):
+                    raise
+            return await self._complete(stored, whole, condition)
+
         answer = await stand(
-            self._engine,
-            Operation.COMPLETE,
-            self.target,
-            lambda condition: control.complete_upload(
-                self.target, self.upload_id, parts, crc32=whole.crc32 if self._checksums else None, replaces=condition
-            ),
-            whole,
-            replaces,
-            step_aside=self._step_aside,
+            self._engine, Operation.COMPLETE, self.target, attempt, whole, replaces, step_aside=self._step_aside
         )
         self.upload_id = ""
         return ObjectInfo(whole.nbytes, answer.etag)
+
+    async def _complete(self, parts: Sequence[UploadedPart], whole: Whole, condition: Replaces) -> ObjectInfo:
+        crc32 = whole.crc32 if self._checksums else None
+        control = self._engine.client.control
+        return await control.complete_upload(self.target, self.upload_id, parts, crc32=crc32, replaces=condition)
+
+    async def _as_stored(self, parts: Sequence[UploadedPart]) -> list[UploadedPart]:
+        """These parts with the ETags that the service lists for them, as far as it does."""
+        listed: dict[int, str] = {}
+        with suppress(AiockptError):
+            listed = {part.number: part.etag for part in await self._engine.upload_parts(self.target, self.upload_id)}
+        return [UploadedPart(part.number, listed.get(part.number) or part.etag) for part in parts]
 
     async def abort_quietly(self, limit_s: float = math.inf) -> None:
         """Drop it and its parts, if it was begun and does not stand; what cannot be dropped is logged, for a sweep.

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from aiockpt.engine.crew import Crew
+from aiockpt.engine.hedging import HedgeStats
 from aiockpt.engine.multipart import ABORT_TIMEOUT_S, MultipartUpload
 from aiockpt.engine.standing import Whole, stand
 from aiockpt.errors import PreconditionFailed
@@ -27,7 +28,7 @@ from aiockpt.model import ANYTHING, ObjectId, ObjectInfo, Replaces
 from aiockpt.observe.exchange import gauge
 from aiockpt.plan.prefixes import prefix_of
 from aiockpt.plan.retry import Operation
-from aiockpt.s3.bulk import Payload
+from aiockpt.s3.bulk import PartTransfer, Payload
 from aiockpt.s3.control import UploadedPart
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class OutgoingPart:
 
 
 @dataclass(slots=True)
-class UploadStats:
+class UploadStats(HedgeStats):
     """What an upload session has done so far.
 
     Attributes:
@@ -60,6 +61,7 @@ class UploadStats:
         sent_bytes: bytes of them.
         objects: objects that stand.
         retries: attempts beyond the first.
+        hedges, hedges_won, hedged_bytes: see ``HedgeStats``.
     """
 
     requests: int = 0
@@ -190,23 +192,28 @@ class OutgoingObject:
         self._settle()  # it may have been discarded meanwhile
 
     async def _send(self, multipart: MultipartUpload, part: OutgoingPart) -> None:
-        engine, payload = self._upload.engine, part.payload
         if self._discarded:
             self._skipped += 1
             self._upload.sent_nothing(part)
             self._settle()
             return
-        bulk = await engine.client.bulk(self.target.bucket)
-        etag = await engine.attempts(
+        etag = await self._upload.engine.attempts(
             Operation.UPLOAD_PART,
             self.target,
-            lambda: bulk.upload_part(self.target, multipart.upload_id, part.number, payload),
+            lambda: self._send_once(PartTransfer(multipart.upload_id, part.number, part.payload)),
             stats=self._upload.stats,
             step_aside=self._step_aside,
         )
         self._sent[part.number] = UploadedPart(part.number, etag)
         self._upload.sent(part)
         self._settle()
+
+    async def _send_once(self, transfer: PartTransfer) -> str:
+        """One attempt at a part; returns its ETag."""
+        engine = self._upload.engine
+        bulk = await engine.client.bulk(self.target.bucket)
+        await engine.put_hedging.run(partial(bulk.upload_part, self.target), self.target, transfer, self._upload.stats)
+        return transfer.etag
 
     def _settle(self) -> None:
         """Once no part is under way: complete a sealed object, abort a discarded one."""

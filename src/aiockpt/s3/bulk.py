@@ -10,10 +10,10 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Protocol
+from typing import Protocol, Self
 from urllib.parse import quote
 
 from aiockpt.config import S3ClientConfig
@@ -36,6 +36,7 @@ from aiockpt.s3.session import Session
 from aiockpt.s3.signing import signed_headers
 from aiockpt.transport.connection import ChooseLanding, Request, Response
 from aiockpt.transport.landing import Landing
+from aiockpt.transport.meter import Meter
 from aiockpt.transport.spread import Pool
 from aiockpt.wire.http1 import ResponseHead, request_head, retry_after_s
 from aiockpt.wire.s3 import (
@@ -85,21 +86,36 @@ class RangeTransfer:
     landing: Landing
     pin: Pin = field(default_factory=Pin)
     is_hedge: bool = False
-    on_answer: Callable[[], None] = lambda: None
+    on_answer: Callable[[], None] | None = None
 
     @property
     def etag(self) -> str:
         """The pinned ETag."""
         return self.pin.etag
 
-    def hedge(self) -> RangeTransfer:
-        """A second transfer of the bytes that are missing now; see ``is_hedge``."""
-        return RangeTransfer(self.span, self.landing.fork(), self.pin, is_hedge=True)
-
     @property
     def rest(self) -> ByteRange:
         """The bytes still to come."""
         return ByteRange(self.span.start + self.landing.landed, self.span.end)
+
+    @property
+    def size(self) -> int:
+        """How many they are."""
+        return self.landing.remaining
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes moved so far, by all attempts."""
+        return self.landing.landed
+
+    def hedge(self) -> Self:
+        """A second transfer of the bytes that are missing now; see ``is_hedge``."""
+        return replace(self, landing=self.landing.fork(), is_hedge=True, on_answer=None)
+
+    def learn(self, hedge: Self) -> None:
+        """Go on from where a hedge came to, if that is further; both have ended."""
+        if hedge.landing.landed > self.landing.landed:
+            self.landing = hedge.landing
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +125,53 @@ class Payload:
     views: Sequence[memoryview]
     nbytes: int
     crc32: int
+
+
+@dataclass(slots=True)
+class PartTransfer:
+    """A part on its way to the service, in one attempt: another one begins from the first byte.
+
+    Attributes:
+        upload_id: of the multipart upload.
+        number: of the part, from 1.
+        payload: its bytes, the caller's memory.
+        is_hedge: another transfer sends the same part. So it takes a fresh connection.
+        on_answer: called when the service has taken the part.
+        meter: tells how far its bytes have come.
+        etag: the part's, once the service has taken it.
+    """
+
+    upload_id: str
+    number: int
+    payload: Payload
+    is_hedge: bool = False
+    on_answer: Callable[[], None] | None = None
+    meter: Meter = field(default_factory=Meter)
+    etag: str = ""
+
+    @property
+    def size(self) -> int:
+        """How many bytes are to be moved."""
+        return self.payload.nbytes
+
+    @property
+    def moved_bytes(self) -> int:
+        """Those that have come to the service, as far as that is known; through a proxy nothing is."""
+        return self.meter.nbytes
+
+    def hedge(self) -> Self:
+        """A second transfer of the same part; see ``is_hedge``."""
+        return replace(self, is_hedge=True, on_answer=None, meter=Meter())
+
+    def taken(self, etag: str) -> None:
+        """Note that the service has it, and how it calls it."""
+        self.etag = etag
+        if self.on_answer is not None:
+            self.on_answer()
+
+    def learn(self, hedge: Self) -> None:
+        """Take over what a hedge has brought about; both have ended."""
+        self.etag = hedge.etag or self.etag
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +187,7 @@ class _Ask:
     span: ByteRange | None = None
     part: int = 0
     hedge: bool = False
+    meter: Meter = field(default_factory=Meter)
 
 
 class Bulk(Protocol):
@@ -138,8 +202,8 @@ class Bulk(Protocol):
     async def put(self, target: ObjectId, payload: Payload, replaces: Replaces) -> ObjectInfo:
         """Write an object in one request."""
 
-    async def upload_part(self, target: ObjectId, upload_id: str, number: int, payload: Payload) -> str:
-        """Write one part of a multipart upload; returns its ETag."""
+    async def upload_part(self, target: ObjectId, transfer: PartTransfer) -> None:
+        """Write one part of a multipart upload; the transfer is told its ETag."""
 
 
 class DirectBulk:
@@ -203,17 +267,19 @@ class DirectBulk:
         response = await self._request(_Ask("PutObject", "PUT", target, headers, payload=payload), _buffered)
         return ObjectInfo(payload.nbytes, bare_etag(response.head.headers.get("etag")))
 
-    async def upload_part(  # noqa: D102  # Bulk's
-        self, target: ObjectId, upload_id: str, number: int, payload: Payload
-    ) -> str:
-        query = f"partNumber={number}&uploadId={quote(upload_id, safe='~')}"
+    async def upload_part(self, target: ObjectId, transfer: PartTransfer) -> None:  # noqa: D102  # Bulk's
+        number, payload = transfer.number, transfer.payload
+        query = f"partNumber={number}&uploadId={quote(transfer.upload_id, safe='~')}"
         headers = {**self._read_headers, **self._payload_headers(payload)}
-        ask = _Ask("UploadPart", "PUT", target, headers, query, payload, part=number)
+        ask = _Ask(
+            "UploadPart", "PUT", target, headers, query, payload,
+            part=number, hedge=transfer.is_hedge, meter=transfer.meter,
+        )  # fmt: skip
         response = await self._request(ask, _buffered)
         etag = response.head.headers.get("etag")
         if not etag:
             raise _nonsense(response, f"PUT part {number} of", target, "the answer has no ETag")
-        return part_etag(etag)
+        transfer.taken(part_etag(etag))
 
     def _payload_headers(self, payload: Payload) -> dict[str, str]:
         headers = {"Content-Length": str(payload.nbytes)}
@@ -245,11 +311,13 @@ class DirectBulk:
 
         with answered(heard), self._session.requesting(method, ask.target):
             signed = signed_headers(await self._session.credentials(), address, method, path, ask.headers)
-            request = Request(method, request_head(method, path, signed), views)
+            request = Request(method, request_head(method, path, signed), views, ask.meter)
             with Exchange(ask.operation, ask.target, ask.span, ask.part, ask.hedge) as exchange:
-                response = await self._pool.request(address.endpoint, request, hear, exchange, fresh=ask.hedge)
+                try:
+                    response = await self._pool.request(address.endpoint, request, hear, exchange, fresh=ask.hedge)
+                finally:
+                    exchange.sent_bytes = ask.meter.nbytes
                 exchange.status = response.head.status
-                exchange.sent_bytes = payload.nbytes if payload is not None else 0
             if response.head.status >= 300:
                 raise service_error(_failure(response), method, ask.target)
         return response
@@ -348,7 +416,8 @@ def check_range_answer(head: ResponseHead, source: ObjectId, transfer: RangeTran
         )
     if not transfer.pin.settle(etag):  # another answer did, on another loop thread, since the check above
         raise _changed(source, transfer, etag)
-    transfer.on_answer()
+    if transfer.on_answer is not None:
+        transfer.on_answer()
 
 
 def _changed(source: ObjectId, transfer: RangeTransfer, etag: str) -> ObjectChanged:

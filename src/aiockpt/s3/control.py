@@ -59,11 +59,12 @@ class UploadedPart:
 
 @dataclass(frozen=True, slots=True)
 class ListedPart:
-    """A part of a pending upload: number, size in bytes, when it came."""
+    """A part of a pending upload: number, size in bytes, when it came, ETag as the server spells it."""
 
     number: int
     size: int
     last_modified: datetime | None
+    etag: str = ""
 
 
 class ControlPlane:
@@ -182,10 +183,12 @@ class ControlPlane:
             return [], ("", "")
         rows = [PendingUpload(row["Key"], row["UploadId"], row.get("Initiated")) for row in page.get("Uploads", ())]
         following = (str(page.get("NextKeyMarker", "")), str(page.get("NextUploadIdMarker", "")))
-        return rows, following if page.get("IsTruncated") and following != after else ("", "")
+        return rows, following if page.get("IsTruncated", True) and following != after else ("", "")
 
     async def parts_page(self, target: ObjectId, upload_id: str, after: int) -> tuple[list[ListedPart], int]:
         """A page of the parts that a pending upload has, behind number ``after``; and where the next begins, 0: none.
+
+        Where a store does not say whether that was all, the next page is asked for.
 
         Raises:
             NotFound: there is no such upload any more.
@@ -196,9 +199,12 @@ class ControlPlane:
                 **_names(target), UploadId=upload_id, PartNumberMarker=after, **request_arguments(self._config)
             )
         parts = page.get("Parts", ())
-        rows = [ListedPart(int(row["PartNumber"]), int(row["Size"]), row.get("LastModified")) for row in parts]
-        following = rows[-1].number if page.get("IsTruncated") and rows else 0
-        return rows, following if following > after else 0
+        rows = [
+            ListedPart(int(row["PartNumber"]), int(row["Size"]), row.get("LastModified"), row.get("ETag", ""))
+            for row in parts
+            if int(row["PartNumber"]) > after  # some list them all again
+        ]
+        return rows, rows[-1].number if rows and page.get("IsTruncated", True) else 0
 
     async def delete(self, target: ObjectId) -> None:
         """Delete an object; one that does not exist counts as deleted."""

@@ -11,7 +11,7 @@ from aiockpt.config import S3ClientConfig
 from aiockpt.errors import ReadError
 from aiockpt.model import ObjectId, ObjectInfo, Replaces
 from aiockpt.s3.arguments import condition_arguments, request_arguments, storage_arguments
-from aiockpt.s3.bulk import Payload, RangeTransfer, check_range_answer, range_refusals
+from aiockpt.s3.bulk import PartTransfer, Payload, RangeTransfer, check_range_answer, range_refusals
 from aiockpt.s3.failures import answered
 from aiockpt.s3.session import Session
 from aiockpt.wire.http1 import ResponseHead
@@ -62,21 +62,19 @@ class ClientBulk:
             )
         return ObjectInfo(payload.nbytes, bare_etag(answer.get("ETag")))
 
-    async def upload_part(  # noqa: D102  # Bulk's
-        self, target: ObjectId, upload_id: str, number: int, payload: Payload
-    ) -> str:
+    async def upload_part(self, target: ObjectId, transfer: PartTransfer) -> None:  # noqa: D102  # Bulk's
         with self._session.requesting("PUT", target):
             client = await self._session.client()
             answer = await client.upload_part(
                 Bucket=target.bucket,
                 Key=target.key,
-                UploadId=upload_id,
-                PartNumber=number,
-                Body=b"".join(payload.views),
-                **self._checksum(payload),
+                UploadId=transfer.upload_id,
+                PartNumber=transfer.number,
+                Body=b"".join(transfer.payload.views),
+                **self._checksum(transfer.payload),
                 **request_arguments(self._config),
             )
-        return part_etag(str(answer["ETag"]))
+        transfer.taken(part_etag(str(answer["ETag"])))
 
 
 def _head_of(answer: dict[str, Any]) -> ResponseHead:

@@ -47,6 +47,8 @@ class FaultKind(enum.StrEnum):
     """Leave out the ETag: the header, and the text of the element in a document."""
     WEAK_ETAG = "weak-etag"
     """Make the ETag of the answer's header a weak one (``W/"…"``), as proxies that compress do."""
+    OPAQUE_ETAG = "opaque-etag"
+    """Give a part an ETag that says nothing of its bytes, each time another one, as with SSE-KMS."""
     EXPIRE = "expire"
     """Refuse the access key that signs this request as expired, here and until faults are cleared."""
     CLOSE = "close"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from aiockpt.testing.answers import Answer, Refusal, document
 from aiockpt.testing.checksums import ALGORITHMS, checksum_headers, composite, crc32_text, given_checksums
 from aiockpt.testing.conditions import check_write
@@ -42,6 +44,14 @@ def upload_part(state: State, request: Request) -> Answer:
     checksums = given_checksums(request.headers)
     etag = _put_part(state, request, request.content, checksums)
     return Answer(headers={"ETag": etag} | checksum_headers(checksums, ""))
+
+
+def give_opaque_etag(state: State, request: Request, answer: Answer) -> Answer:
+    """The answer to UploadPart, had it stored the part under an ETag that says nothing of its bytes."""
+    parts, number = _upload(state, request).parts, int(request.query["partNumber"])
+    etag = state.uploads.opaque_etag()
+    parts[number] = replace(parts[number], etag=etag)
+    return replace(answer, headers={**answer.headers, "ETag": etag})
 
 
 def upload_part_copy(state: State, request: Request) -> Answer:

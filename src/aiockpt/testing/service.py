@@ -108,7 +108,10 @@ def perform(state: State, operation: str, request: Request, disturbance: Disturb
     for kind, headers in _IGNORED.items():
         if disturbance.get(kind):
             request = request.without(headers)
-    return _disturbed(state, request, OPERATIONS[operation](state, request), disturbance)
+    answer = OPERATIONS[operation](state, request)
+    if operation == "UploadPart" and disturbance.get(FaultKind.OPAQUE_ETAG):
+        answer = multipart.give_opaque_etag(state, request, answer)
+    return _disturbed(state, request, answer, disturbance)
 
 
 def _is_chunked(request: Request) -> bool:

@@ -65,6 +65,10 @@ class Uploads:
         self._by_id[upload_id] = upload
         return upload
 
+    def opaque_etag(self) -> str:
+        """An ETag that there was not before."""
+        return f'"opaque-{next(self._numbers):06d}"'
+
     def get(self, bucket: str, key: str, upload_id: str) -> Upload:
         """An upload.
 

@@ -15,13 +15,14 @@ import asyncio
 import enum
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from aiockpt.errors import LocalProtocolError, ReadError, RemoteProtocolError, TransportError, WriteError
 from aiockpt.model import KiB, MiB
 from aiockpt.observe.exchange import clock
 from aiockpt.transport.landing import Landing
+from aiockpt.transport.meter import Meter
 from aiockpt.transport.outlet import Outlet, outlet_of
 from aiockpt.wire.http1 import MAX_HEAD_BYTES, ChunkedBody, Framing, ResponseHead, framing, head_end, parse_head
 
@@ -47,11 +48,13 @@ class Request:
         method: decides with the response how the response's body is framed.
         head: request line and headers, complete with the blank line; it holds the signature, so it is never shown.
         body: sent in order, each without being copied.
+        meter: tells how far the body has come.
     """
 
     method: str
     head: bytes
     body: Sequence[memoryview] = ()
+    meter: Meter = field(default_factory=Meter, compare=False)
 
     def __repr__(self) -> str:
         return f"Request(method={self.method!r}, body={sum(map(len, self.body))} bytes)"
@@ -109,7 +112,7 @@ class Connection(asyncio.BufferedProtocol):
         self._collected: bytearray | None = None
         self._chunked: ChunkedBody | None = None
         self._response: asyncio.Future[Response] | None = None
-        self._sent_bytes = 0  # that the kernel had taken when progress was last looked for
+        self._acknowledged_bytes = 0  # when progress was last looked for
         self._sending = False
         self._reusable = True
         self.heard = False
@@ -136,7 +139,7 @@ class Connection(asyncio.BufferedProtocol):
         """
         if not self.is_open or self._transport is None:
             raise LocalProtocolError("exchange on a connection that is busy or closed")
-        self._begin(request.method, choose)
+        self._begin(request, choose)
         response = self._response
         assert response is not None
         try:
@@ -146,6 +149,7 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()
             raise
         finally:
+            request.meter.end()
             if response.done() and not response.cancelled():
                 response.exception()  # retrieved, also when a cancellation came first
             self.received_bytes = self._landing.landed - self._landed_before if self._landing is not None else 0
@@ -154,16 +158,20 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()  # answered before all was sent: what is left of it is the caller's memory
         return answer
 
-    def _begin(self, method: str, choose: ChooseLanding) -> None:
+    def _begin(self, request: Request, choose: ChooseLanding) -> None:
         self.exchanges += 1
         self.heard = False
         self.sent_s = self.heard_s = 0.0
         self.last_progress = self._loop.time()
-        self._method = method
+        self._method = request.method
         self._choose = choose
         self._head_length = self._informational = 0
         self._response = self._loop.create_future()
         self._state = _State.HEAD
+        outlet = self._outlet
+        assert outlet is not None
+        start, nbytes = outlet.sent_bytes + len(request.head), sum(map(len, request.body))
+        request.meter.begin(lambda: min(nbytes, max(0, outlet.acknowledged_bytes - start)))  # encryption adds some
 
     async def _send(self, request: Request, response: asyncio.Future[Response]) -> None:
         assert self._outlet is not None
@@ -173,24 +181,29 @@ class Connection(asyncio.BufferedProtocol):
             self.sent_s = clock()
         else:  # answered before all of it was sent: an error, or the connection is gone
             self._reusable = False
-        self._sent_bytes = self._outlet.sent_bytes
+        self._acknowledged_bytes = self._outlet.acknowledged_bytes
 
     def abort(self) -> None:
-        """Close at once; nothing touches the caller's memory afterwards."""
+        """Close at once; nothing touches the caller's memory afterwards.
+
+        Of a request that is not answered the kernel sends no more either: who is cut must not go on.
+        """
+        if self._outlet is not None:
+            if self._state is _State.HEAD:
+                self._outlet.discard()
+            self._outlet.close()
         self._state = _State.CLOSED
         self._reusable = False
-        if self._outlet is not None:
-            self._outlet.close()
         if self._transport is not None:
             self._transport.abort()
 
     def check_stall(self, now: float, limit_s: float) -> bool:
-        """Whether an exchange has moved no byte for ``limit_s``. Looks at what the kernel has taken, too."""
+        """Whether an exchange has moved no byte for ``limit_s``. Looks at what the peer has acknowledged, too."""
         if self._state in {_State.IDLE, _State.CLOSED} or self._outlet is None:
             return False
-        sent = self._outlet.sent_bytes
-        if sent != self._sent_bytes:
-            self._sent_bytes = sent
+        acknowledged = self._outlet.acknowledged_bytes
+        if acknowledged != self._acknowledged_bytes:
+            self._acknowledged_bytes = acknowledged
             self.last_progress = now
         return now - self.last_progress > limit_s
 

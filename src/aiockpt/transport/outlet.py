@@ -1,6 +1,6 @@
 """How requests leave a connection: straight from the caller's memory into the kernel, or through a TLS transport.
 
-One job: send views in order, stop at once when told to, and know how much the kernel has taken. It knows no HTTP.
+One job: send views in order, stop at once when told to, and know how much has left. It knows no HTTP.
 
 uvloop writes to plain TCP with the GIL held: for 0.3 s a GB, the time of the copy into the socket, no other thread runs
 Python. The standard library's ``sendmsg`` releases the GIL meanwhile, so plain connections send on a duplicate of the
@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from aiockpt.errors import WriteError
 from aiockpt.model import KiB
+from aiockpt.transport.send_queue import SendQueue
 
 Octets = bytes | memoryview
 
@@ -45,6 +46,10 @@ class Outlet(Protocol):
         """How many bytes the kernel has taken so far."""
 
     @property
+    def acknowledged_bytes(self) -> int:
+        """How many of these have come to the peer's kernel, where the system tells."""
+
+    @property
     def holds_memory(self) -> bool:
         """Whether something that was to be sent is still read from the caller's memory."""
 
@@ -54,6 +59,9 @@ class Outlet(Protocol):
     def resume(self) -> None:
         """The transport takes more."""
 
+    def discard(self) -> None:
+        """Have the kernel throw away at ``close`` what it has not sent yet."""
+
     def close(self) -> None:
         """Send nothing more; idempotent."""
 
@@ -62,7 +70,7 @@ def outlet_of(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> 
     """The outlet of a connection that has just been made."""
     plain: socket.socket | None = transport.get_extra_info("socket")
     if plain is None or transport.get_extra_info("ssl_object") is not None:
-        return TransportOutlet(transport)
+        return TransportOutlet(transport, SendQueue(plain and plain.dup()))
     return SocketOutlet(loop, plain.dup())
 
 
@@ -80,6 +88,7 @@ class SocketOutlet:
         plain.setblocking(False)
         self._loop = loop
         self._socket = plain
+        self._queue = SendQueue(plain)
         self._views: list[Octets] = []
         self._outcome: asyncio.Future[bool] | None = None  # there while the socket is waited for
         self.sent_bytes = 0
@@ -99,16 +108,23 @@ class SocketOutlet:
             until.remove_done_callback(self._give_up)
             self._stop()
 
+    @property
+    def acknowledged_bytes(self) -> int:  # noqa: D102  # Outlet's
+        return self.sent_bytes - self._queue.unacknowledged_bytes
+
     def pause(self) -> None:
         """Nothing is ever given to the transport."""
 
     def resume(self) -> None:
         """Likewise."""
 
+    def discard(self) -> None:  # noqa: D102  # Outlet's
+        self._queue.discard()
+
     def close(self) -> None:  # noqa: D102  # Outlet's
         self._give_up()
         self._stop()
-        self._socket.close()
+        self._queue.close()
 
     def _push(self) -> bool:
         """Offer the kernel what is left; returns whether it has taken all."""
@@ -161,11 +177,17 @@ class SocketOutlet:
 
 
 class TransportOutlet:
-    """Sends through a transport that encrypts, in pieces, since it copies all that it is given. See ``Outlet``."""
+    """Sends through a transport that encrypts, in pieces, since it copies all that it is given. See ``Outlet``.
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    Args:
+        transport: of the connection.
+        queue: of a duplicate of its socket. It holds encrypted bytes, a percent more than they were.
+    """
+
+    def __init__(self, transport: asyncio.Transport, queue: SendQueue) -> None:
         transport.set_write_buffer_limits(TLS_WRITE_BYTES)
         self._transport = transport
+        self._queue = queue
         self._room = asyncio.Event()
         self._room.set()
         self._given_bytes = 0
@@ -189,6 +211,10 @@ class TransportOutlet:
         return self._given_bytes - self._transport.get_write_buffer_size()
 
     @property
+    def acknowledged_bytes(self) -> int:  # noqa: D102  # Outlet's
+        return self.sent_bytes - self._queue.unacknowledged_bytes
+
+    @property
     def holds_memory(self) -> bool:  # noqa: D102  # Outlet's
         return not self._closed and self._transport.get_write_buffer_size() > 0
 
@@ -198,9 +224,13 @@ class TransportOutlet:
     def resume(self) -> None:  # noqa: D102  # Outlet's
         self._room.set()
 
+    def discard(self) -> None:  # noqa: D102  # Outlet's
+        self._queue.discard()
+
     def close(self) -> None:  # noqa: D102  # Outlet's
         self._closed = True
         self._room.set()
+        self._queue.close()
 
     def _give_up(self, _: object) -> None:
         self._room.set()  # that a peer which has answered may never make: what it has not taken is not sent any more

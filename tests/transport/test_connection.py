@@ -465,6 +465,43 @@ async def test_cancellation_while_a_body_is_sent() -> None:
         await lost(connection)
 
 
+@pytest.mark.parametrize("answered", [False, True])
+async def test_a_meter_tells_what_the_peer_has_taken_and_what_is_cut_is_sent_no_further(answered: bool) -> None:
+    """The peer reads only when it is told to; the kernels on both sides have room for some of the body."""
+    read, reset = asyncio.Event(), asyncio.Event()
+
+    async def lazy(peer: Peer) -> None:
+        await peer.request()
+        await read.wait()
+        try:
+            await peer.body(len(body))
+            await peer.say(answer(b""))
+        except ConnectionResetError:
+            reset.set()
+
+    body = memoryview(bytearray(32 * MiB))
+    request = Request("PUT", GET.head, [body])
+    assert request.meter.nbytes == 0
+    async with server(lazy) as endpoint:
+        connection = await connect(endpoint)
+        task = asyncio.ensure_future(connection.exchange(request, buffered))
+        await until(lambda: request.meter.nbytes > 0)
+        assert request.meter.nbytes < len(body)
+        if answered:
+            read.set()
+            await task
+            assert request.meter.nbytes == len(body)
+        else:
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert 0 < request.meter.nbytes < len(body)
+            read.set()
+            await reset.wait()  # a reset, and not what was left
+        connection.abort()
+        await lost(connection)
+
+
 async def test_two_exchanges_at_once_are_refused() -> None:
     async def script(peer: Peer) -> None:
         await peer.gone()

@@ -58,7 +58,7 @@ class Transfer(Protocol):
     on_answer: Callable[[], None] | None
 
     @property
-    def size(self) -> int:
+    def missing_bytes(self) -> int:
         """Bytes that a request that begins now has to move."""
 
     @property
@@ -103,7 +103,7 @@ class Hedging:
         After it has ended, however, none of them touches the transfer's memory.
         """
         race = Race(perform, target, transfer, stats, self._on_failure)
-        flight = self._control.begin(transfer.size, race.moved_bytes, self._clock.now())
+        flight = self._control.begin(transfer.missing_bytes, race.moved_bytes, self._clock.now())
         transfer.on_answer = lambda: self._control.on_answer(flight, self._clock.now())
         self._races[flight] = race
         self._watch()
@@ -172,7 +172,7 @@ class Race(Generic[T]):
 
     def hedge(self) -> None:
         """Begin the hedge."""
-        logger.debug("%s: hedged after %d of %d bytes", self._target, self.moved_bytes(), self._transfer.size)
+        logger.debug("%s: hedged after %d bytes", self._target, self.moved_bytes())
         self._stats.hedges += 1
         self._second = self._transfer.hedge()
         self._hedge = asyncio.get_running_loop().create_task(self._run_hedge(self._second), context=self._context)

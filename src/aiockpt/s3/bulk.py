@@ -99,7 +99,7 @@ class RangeTransfer:
         return ByteRange(self.span.start + self.landing.landed, self.span.end)
 
     @property
-    def size(self) -> int:
+    def missing_bytes(self) -> int:
         """How many they are."""
         return self.landing.remaining
 
@@ -150,8 +150,8 @@ class PartTransfer:
     etag: str = ""
 
     @property
-    def size(self) -> int:
-        """How many bytes are to be moved."""
+    def missing_bytes(self) -> int:
+        """Bytes to be moved: always all of them."""
         return self.payload.nbytes
 
     @property

@@ -168,6 +168,10 @@ class Connection(asyncio.BufferedProtocol):
         self._head_length = self._informational = 0
         self._response = self._loop.create_future()
         self._state = _State.HEAD
+        if request.body:
+            self._measure(request)
+
+    def _measure(self, request: Request) -> None:
         outlet = self._outlet
         assert outlet is not None
         start, nbytes = outlet.sent_bytes + len(request.head), sum(map(len, request.body))

@@ -261,4 +261,4 @@ def test_pickles_are_loaded_in_one_place() -> None:
         for node in ast.walk(syntax(module))
         if isinstance(node, ast.Attribute) and node.attr in names and ast.unparse(node.value) in {"pickle", "_pickle"}
     }
-    assert users == {"aiockpt.dcp.metadata"}
+    assert users == {"aiockpt.dcp.unpickling"}

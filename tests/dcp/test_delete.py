@@ -14,7 +14,7 @@ from aiockpt.config import S3ClientConfig
 from aiockpt.dcp import HexPrefixStrategy
 from aiockpt.dcp import delete as room
 from aiockpt.dcp.delete import Contents, contents_of, delete_checkpoint
-from aiockpt.dcp.opcodes import end_of_pickle
+from aiockpt.dcp.opcodes import looked_through
 from aiockpt.errors import MetadataError, NotFound, PreconditionFailed
 from aiockpt.model import ObjectId
 from aiockpt.testing import LocalEndpoint
@@ -85,7 +85,7 @@ def test_a_checkpoint_that_is_replaced_meanwhile_stays(local: Place, monkeypatch
         found = await real(*arguments)
         local.put("ckpt/__0_1.distcp", local.get("other/__0_0.distcp"))
         pickled = local.get("other/.metadata").replace(b"__0_0.distcp", b"__0_1.distcp")
-        local.put("ckpt/.metadata", pickled[: end_of_pickle(pickled)])  # without its CRC32, which is of another
+        local.put("ckpt/.metadata", pickled[: looked_through(pickled).end])  # without its CRC32, which is of another
         return found
 
     local.save(other, "other")

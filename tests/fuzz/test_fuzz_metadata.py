@@ -8,7 +8,7 @@ from contextlib import suppress
 from hypothesis import given
 
 from aiockpt.dcp.metadata import dump_metadata, load_metadata
-from aiockpt.dcp.opcodes import end_of_pickle
+from aiockpt.dcp.opcodes import looked_through
 from aiockpt.errors import MetadataError
 from aiockpt.model import MiB
 from dcp.test_metadata import WHERE, sample
@@ -17,7 +17,7 @@ from fuzz.mutations import little_memory, mutated
 SAMPLE = sample()
 SAMPLE.planner_data = [SAMPLE.planner_data, {1}, frozenset("x"), b"bytes", bytearray(b"x"), 1j, 1 << 70, -1.5, slice(1)]
 PICKLES = [pickle.dumps(SAMPLE, protocol) for protocol in (2, 3, 4, 5)]
-PICKLES.append(dump_metadata(SAMPLE)[: end_of_pickle(dump_metadata(SAMPLE))])
+PICKLES.append(dump_metadata(SAMPLE)[: looked_through(dump_metadata(SAMPLE)).end])
 
 
 @given(mutated([*PICKLES, dump_metadata(SAMPLE)]))

@@ -23,7 +23,17 @@ from torch.distributed.checkpoint.filesystem import SerializationFormat, _Storag
 from torch.distributed.checkpoint.planner import ReadItem, WriteItem, WriteItemType
 
 from aiockpt.dcp.metadata import dump_metadata, load_metadata
-from aiockpt.dcp.proof import ATTRIBUTE, EDGE_FRACTION, Check, Proof, ProofWriter, attach, block_bytes, is_row_major
+from aiockpt.dcp.proof import (
+    ATTRIBUTE,
+    BLOCKS_OF_SMALLER,
+    EDGES_FRACTION,
+    Check,
+    Proof,
+    ProofWriter,
+    attach,
+    block_bytes,
+    is_row_major,
+)
 from aiockpt.errors import ChecksumMismatch, MetadataError
 from aiockpt.model import ByteRange, GiB, KiB, MiB
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
@@ -35,18 +45,78 @@ from dcp.test_load import Slices, data_gets, fetched
 
 
 @pytest.mark.parametrize(
-    ("nbytes", "expected"),
+    ("nbytes", "rows", "expected"),
     [
-        (0, 64 * KiB), (1, 64 * KiB), (2 * MiB, 64 * KiB), (2 * MiB + 1, 128 * KiB), (6 * MiB, 256 * KiB),
-        (32 * MiB, MiB), (100 * GiB, MiB),
+        (0, 1, 32 * KiB), (256 * KiB, 64, 32 * KiB), (4 * MiB, 1024, 32 * KiB), (32 * MiB, 4096, 256 * KiB),
+        (128 * MiB, 4096, MiB), (100 * GiB, 1 << 17, MiB),
+        (11008 * 8192, 11008, 11008 * 8192 // 128), (1000 * 4004, 1000, 1000 * 4004 // 8 // 20),
+        (50257 * 3072, 50257, 256 * KiB), (7 * MiB, 7, 32 * KiB),
     ],
 )  # fmt: skip
-def test_block_sizes(nbytes: int, expected: int) -> None:
-    assert block_bytes(nbytes) == expected
+def test_block_sizes(nbytes: int, rows: int, expected: int) -> None:
+    assert block_bytes(nbytes, rows) == expected
+
+
+@given(st.integers(1, 1 << 12), st.integers(1, 1 << 20))
+def test_blocks_are_neither_small_nor_many(rows: int, row_nbytes: int) -> None:
+    nbytes = rows * row_nbytes
+    size = block_bytes(nbytes, rows)
+    assert min(nbytes, 8 * KiB) <= size <= MiB
+    count = -(-nbytes // size)
+    assert count <= 4 * max(BLOCKS_OF_SMALLER, nbytes // MiB) + 4
 
 
 def test_a_terabyte_costs_four_megabytes() -> None:
-    assert 4 * (1 << 40) // block_bytes(1 << 40) == 4 * MiB
+    assert 4 * (1 << 40) // block_bytes(1 << 40, 1 << 18) == 4 * MiB
+
+
+def shard(rows: int, ranks: int, rank: int) -> range:
+    """The rows of one rank, as ``torch.chunk`` and DTensor divide them."""
+    each = -(-rows // ranks)
+    return range(min(rows, rank * each), min(rows, (rank + 1) * each))
+
+
+def reshard(rows: int, row_nbytes: int, saved: int, loaded: int) -> tuple[int, int, int]:
+    """Bytes needed, proven and fetched by all ranks together, when shards are loaded by other ranks."""
+    needed = proven = fetched_bytes = 0
+    for source, target in itertools.product(range(saved), range(loaded)):
+        stored, wanted = shard(rows, saved, source), shard(rows, loaded, target)
+        common = range(max(stored.start, wanted.start), min(stored.stop, wanted.stop))
+        if not common:
+            continue
+        nbytes = len(stored) * row_nbytes
+        size = block_bytes(nbytes, len(stored))
+        proof = Proof(size, nbytes, [0] * -(-nbytes // size), row_major=True)
+        span = ByteRange((common.start - stored.start) * row_nbytes, (common.stop - stored.start) * row_nbytes)
+        spans = sorted([span, *proof.edges([span])])
+        first, last = -(-spans[0].start // size) * size, spans[-1].end // size * size
+        last = nbytes if spans[-1].end == nbytes else last
+        needed += len(span)
+        fetched_bytes += sum(map(len, spans))
+        proven += max(0, min(last, span.end) - max(first, span.start))
+    return needed, proven, fetched_bytes
+
+
+TABLE = [
+    # rows, bytes of a row, ranks that saved, ranks that load, share that is proven at least
+    *[(rows, width, n, m, 1.0)
+      for rows, width in ((4096, 8192), (11008, 8192), (14336, 16384), (128256, 8192), (1024, 2048), (32000, 8192))
+      for n, m in ((1, 2), (1, 4), (1, 8), (1, 64), (2, 4), (8, 2), (8, 4), (4, 8), (8, 64), (64, 8))
+      if rows * width // m >= 256 * KiB],
+    *[(50257, 3072, n, m, 1.0) for n, m in ((1, 2), (1, 4), (2, 1))],
+    *[(4096, 8192, n, m, 1.0) for n, m in ((1, 3), (3, 1))],
+    *[(4096, 8192, n, m, 0.8) for n, m in ((1, 6), (3, 2), (8, 6))],
+    *[(50257, 3072, n, m, 0.9) for n, m in ((1, 8), (8, 4), (8, 64))],
+    *[(128256, 8192, n, m, 0.95) for n, m in ((1, 6), (8, 6), (6, 8))],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rows", "row_nbytes", "saved", "loaded", "share"), TABLE)
+def test_how_much_of_shards_is_proven(rows: int, row_nbytes: int, saved: int, loaded: int, share: float) -> None:
+    needed, proven, fetched_bytes = reshard(rows, row_nbytes, saved, loaded)
+    assert needed == rows * row_nbytes
+    assert proven >= share * needed, proven / needed
+    assert fetched_bytes <= 1.05 * needed
 
 
 @given(st.binary(max_size=1000), st.booleans())
@@ -55,12 +125,36 @@ def test_proofs_come_back(tail: bytes, row_major: bool) -> None:
     writer = ProofWriter(len(data))
     writer.add(memoryview(data))
     proof = Proof.unpack(writer.packed(row_major=row_major), len(data))
-    assert (proof.row_major, proof.nbytes, proof.block_bytes) == (row_major, len(data), 64 * KiB)
+    assert (proof.row_major, proof.nbytes, proof.block_bytes) == (row_major, len(data), 32 * KiB)
     assert list(proof.crcs) == writer.crcs
 
 
+@pytest.mark.parametrize("row_major", [True, False])
+def test_proofs_of_the_first_form_are_read(row_major: bool) -> None:
+    """A byte with the logarithm of the size, then the CRC32s."""
+    packed = bytes([16 | (0x80 if row_major else 0)]) + b"abcdefgh"
+    proof = Proof.unpack(packed, 65 * KiB)
+    assert (proof.row_major, proof.nbytes, proof.block_bytes) == (row_major, 65 * KiB, 64 * KiB)
+    assert list(proof.crcs) == [0x64636261, 0x68676665]
+
+
 @pytest.mark.parametrize(
-    "packed", [b"", b"\x10", b"\x10abc", b"\x10abcdefgh", b"\x0fabcd", b"\x20abcd", b"\xffabcd", 7, "x"]
+    "packed",
+    [
+        b"",
+        b"\x01",
+        b"\x81abcd",
+        b"\x01\0\0\0\0abcd",
+        b"\x01\0\1\0\0abc",
+        b"\x10",
+        b"\x10abc",
+        b"\x10abcdefgh",
+        b"\x0fabcd",
+        b"\x20abcd",
+        b"\xffabcd",
+        7,
+        "x",
+    ],
 )
 def test_proofs_that_cannot_be(packed: Any) -> None:
     with pytest.raises(MetadataError):
@@ -82,7 +176,7 @@ def test_edges_complete_blocks_cheaply(case: tuple[Proof, list[ByteRange]]) -> N
     edges = proof.edges(spans)
     taken = sorted([*spans, *edges])
     assert all(left.end <= right.start for left, right in itertools.pairwise(taken))
-    assert sum(map(len, edges)) <= 2 * EDGE_FRACTION * sum(map(len, spans))
+    assert sum(map(len, edges)) <= EDGES_FRACTION * sum(map(len, spans))
     assert all(0 <= edge.start < edge.end <= proof.nbytes for edge in edges)
 
 
@@ -303,7 +397,7 @@ def test_proof_costs_no_request_and_hardly_a_byte(
     assert same_bits(local.load(target, planner=Slices({"w": (101, 0)})), {"w": part})
     without = fetched(local_endpoint), len(data_gets(local_endpoint))
     assert with_proof[1] == without[1]
-    assert with_proof[0] <= without[0] + 2 * EDGE_FRACTION * part.nbytes
+    assert with_proof[0] <= without[0] + EDGES_FRACTION * part.nbytes
 
 
 @pytest.mark.parametrize("form", SerializationFormat)

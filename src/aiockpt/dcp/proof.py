@@ -5,17 +5,20 @@ blocks of each larger tensor's elements (they come from the pass that is made an
 objects and transformed items. They are an attribute of the item's ``_StorageInfo``, which stock DCP neither looks at
 nor loses: the commit makes them stand with the checkpoint, and no load makes a request for them. No I/O.
 
-What a load proves: every block that it fetches whole. A slice that begins or ends within a block fetches the rest of it
-too where that is cheap (``EDGE_FRACTION``); elsewhere the beginning and end of the slice, less than a block each, stay
-unproven.
+What a load proves: every block that it fetches whole. Blocks begin where shards of the first dimension do, for powers
+of two of them, up to ``MOST_PARTS``, as far as they divide it. A slice that begins or ends within a block all the same
+fetches the rest of it, too, where that is cheap (``EDGES_FRACTION``); elsewhere the beginning and end of the slice,
+less than a block each, stay unproven.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 
@@ -26,40 +29,70 @@ from aiockpt.model import ByteRange, KiB, MiB
 #: The attribute of ``_StorageInfo``.
 ATTRIBUTE = "aiockpt_crc32s"
 
-#: Blocks are a 32nd of a tensor, within these bounds: 128 bytes of CRC32s for what is up to 32 MiB large, about what
-#: its place takes in ``.metadata``; then 4 bytes for each MiB, 4 MB for a terabyte. Blocks of 256 KiB make the pass 3 %
-#: slower than one stretch, of 64 KiB 11 % (zlib-ng, AVX-512).
-SMALLEST_BLOCK_BYTES = 64 * KiB
+#: Blocks are about a 128th of a tensor, within these bounds: 512 bytes of CRC32s for what is 4 to 128 MiB large, then
+#: 4 to 8 bytes for each MiB. Blocks of 256 KiB make the pass 3 % slower than one stretch, of 64 KiB 11 % (zlib-ng,
+#: AVX-512).
+SMALLEST_BLOCK_BYTES = 32 * KiB
 LARGEST_BLOCK_BYTES = MiB
-BLOCKS_OF_SMALLER = 32
+BLOCKS_OF_SMALLER = 128
 
-#: A slice's edge is rounded out to its block if that costs at most this part of the slice: always from 64 MiB on, and
-#: no more than 1/32 for both edges together.
-EDGE_FRACTION = 1 / 64
+#: Where rows cannot be divided into ``FEWEST_PARTS``, slices begin anywhere, and blocks are this much smaller, so that
+#: what is fetched beside a slice is little. Such are few: embeddings of odd vocabularies.
+FINER = 4
+FEWEST_PARTS = 8
 
-#: Flag in the first byte, beside the block size's logarithm: the elements lie in row-major order.
+#: Shards that are foreseen. More of them have as many rows as blocks are fetched beside them, or nearly.
+MOST_PARTS = 64
+
+#: A slice's edges are rounded out to their blocks, both together, if that costs at most this part of the slice: less
+#: than the 1/20 that a resharding load may fetch beside what it needs.
+EDGES_FRACTION = 1 / 24
+
+#: Flag in the first byte: the elements lie in row-major order.
 _ROW_MAJOR = 0x80
 
+#: The rest of the first byte: the size of blocks follows, in four bytes. Other values are its logarithm, and no size
+#: follows: what was written before sizes followed the rows.
+_SIZE_FOLLOWS = 0x01
+_SIZE_BYTES = 4
+_LOGARITHMS = range(16, 21)
 
-def block_bytes(nbytes: int) -> int:
-    """The size of the blocks of what is ``nbytes`` large: a power of two."""
-    share = 1 << max(0, -(-nbytes // BLOCKS_OF_SMALLER) - 1).bit_length()
-    return min(LARGEST_BLOCK_BYTES, max(SMALLEST_BLOCK_BYTES, share))
+
+@lru_cache(maxsize=4096)
+def block_bytes(nbytes: int, rows: int = 1) -> int:
+    """The size of the blocks of ``nbytes`` bytes, which are ``rows`` equal rows.
+
+    The largest size up to what is aimed at that divides the parts which shards of the rows would be.
+    """
+    aim = _clamped(nbytes // BLOCKS_OF_SMALLER)
+    parts = math.gcd(rows, MOST_PARTS)
+    while parts > 1 and nbytes < parts * aim:
+        parts //= 2
+    part = nbytes // parts
+    least = -(-part // aim)
+    counts = range(max(1, least), 2 * least + 1)
+    if parts >= min(FEWEST_PARTS, nbytes // aim) and (fitting := [count for count in counts if part % count == 0]):
+        return part // fitting[0]
+    return max(SMALLEST_BLOCK_BYTES, aim // FINER)
+
+
+def _clamped(nbytes: int) -> int:
+    return min(LARGEST_BLOCK_BYTES, max(SMALLEST_BLOCK_BYTES, nbytes))
 
 
 class ProofWriter(BlockCrcs):
-    """Takes the CRC32s of blocks of ``nbytes`` bytes; ``nbytes`` None: not known yet."""
+    """Takes the CRC32s of the blocks of ``nbytes`` bytes in ``rows`` rows; None: of what nobody slices."""
 
-    __slots__ = ("_size_log2",)
+    __slots__ = ("_size",)
 
-    def __init__(self, nbytes: int | None) -> None:
-        size = LARGEST_BLOCK_BYTES if nbytes is None else block_bytes(nbytes)
-        super().__init__(size)
-        self._size_log2 = size.bit_length() - 1
+    def __init__(self, nbytes: int | None, rows: int = 1) -> None:
+        self._size = LARGEST_BLOCK_BYTES if nbytes is None else block_bytes(nbytes, rows)
+        super().__init__(self._size)
 
     def packed(self, *, row_major: bool = True) -> bytes:
-        """What is kept in ``.metadata``: a byte of form, then the CRC32s, little-endian."""
-        return bytes([self._size_log2 | (_ROW_MAJOR if row_major else 0)]) + _swapped(array("I", self.crcs)).tobytes()
+        """What is kept in ``.metadata``: a byte of form, the blocks' size, the CRC32s, little-endian."""
+        form = _SIZE_FOLLOWS | (_ROW_MAJOR if row_major else 0)
+        return bytes([form]) + self._size.to_bytes(_SIZE_BYTES, "little") + _swapped(array("I", self.crcs)).tobytes()
 
 
 def is_row_major(packed: bytes | None) -> bool | None:
@@ -97,13 +130,12 @@ class Proof:
         Raises:
             MetadataError: it does not fit ``nbytes``.
         """
-        form = packed[0] if isinstance(packed, bytes) and packed else 0
-        size = 1 << (form & ~_ROW_MAJOR)
-        if not SMALLEST_BLOCK_BYTES <= size <= LARGEST_BLOCK_BYTES or len(packed) - 1 != 4 * -(-nbytes // size):
+        size, crcs_at = _form(packed)
+        if not size or len(packed) - crcs_at != 4 * -(-nbytes // size):
             raise MetadataError(f"the CRC32s in the metadata are not those of {nbytes} bytes")
         crcs = array("I")
-        crcs.frombytes(packed[1:])
-        return cls(size, nbytes, _swapped(crcs), bool(form & _ROW_MAJOR))
+        crcs.frombytes(packed[crcs_at:])
+        return cls(size, nbytes, _swapped(crcs), bool(packed[0] & _ROW_MAJOR))
 
     def block(self, number: int) -> ByteRange:
         """The bytes of a block."""
@@ -121,14 +153,29 @@ class Proof:
         for span, after in zip(spans, [*(span.start for span in spans[1:]), self.nbytes], strict=False):
             before = ByteRange(max(done, span.start // self.block_bytes * self.block_bytes), span.start)
             block_end = min(after, -(-span.end // self.block_bytes) * self.block_bytes)
-            wanted = [edge for edge in (before, ByteRange(span.end, block_end)) if _is_cheap(edge, span)]
+            wanted = _affordable([before, ByteRange(span.end, block_end)], len(span))
             edges += wanted
             done = max(span.end, *(edge.end for edge in wanted)) if wanted else span.end
         return edges
 
 
-def _is_cheap(edge: ByteRange, span: ByteRange) -> bool:
-    return 0 < len(edge) <= EDGE_FRACTION * len(span)
+def _affordable(edges: Sequence[ByteRange], span_nbytes: int) -> list[ByteRange]:
+    """Both edges, the smaller one, or none; in their order."""
+    left = EDGES_FRACTION * span_nbytes
+    taken: list[ByteRange] = []
+    for edge in sorted(edges, key=len):
+        left -= len(edge)
+        if len(edge) and left >= 0:
+            taken.append(edge)
+    return sorted(taken)
+
+
+def _form(packed: object) -> tuple[int, int]:
+    """The size of a packed proof's blocks, and where its CRC32s begin; a size of 0 if it is none."""
+    form = packed[0] & ~_ROW_MAJOR if isinstance(packed, bytes) and packed else 0
+    if isinstance(packed, bytes) and form == _SIZE_FOLLOWS:
+        return int.from_bytes(packed[1 : 1 + _SIZE_BYTES], "little"), 1 + _SIZE_BYTES
+    return (1 << form if form in _LOGARITHMS else 0), 1
 
 
 def _swapped(crcs: array[int]) -> array[int]:

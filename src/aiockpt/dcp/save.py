@@ -217,7 +217,7 @@ class SavePipeline:
         data = cast("io.BytesIO", self._planner.resolve_data(item))
         if self._transforms.extensions:
             return self._write_transformed(writer, item, lambda stream: stream.write(data.getbuffer()))
-        proof = ProofWriter(data.getbuffer().nbytes)
+        proof = ProofWriter(None)
         proof.add(data.getbuffer())
         writer.copy_in(data.getbuffer())
         return _Note(proof.packed())
@@ -241,7 +241,7 @@ class SavePipeline:
         notes: dict[str, _Note] = {}
         for name, _, _ in file_order(entries):
             tensor = tensors.pop(name)
-            proof = ProofWriter(tensor.nbytes)
+            proof = ProofWriter(tensor.nbytes, _rows(tensor))
             if tensor.is_contiguous() and framable(tensor):
                 writer.refer_to(storage_view(tensor), tensor, blocks=proof)
             else:
@@ -266,7 +266,7 @@ class SavePipeline:
 
 
 def _write_tensor(writer: ObjectWriter, tensor: torch.Tensor) -> _Note | None:
-    proof = ProofWriter(tensor.nbytes) if tensor.nbytes >= PROOF_FROM_BYTES else None
+    proof = ProofWriter(tensor.nbytes, _rows(tensor)) if tensor.nbytes >= PROOF_FROM_BYTES else None
     row_major = tensor.is_contiguous()
     if framable(tensor):
         _write_framed(writer, tensor, proof)
@@ -275,6 +275,10 @@ def _write_tensor(writer: ObjectWriter, tensor: torch.Tensor) -> _Note | None:
         torch.save(_standalone(tensor), buffer)
         writer.copy_in(buffer.getbuffer())
     return _Note(proof.packed(row_major=row_major)) if proof and proof.crcs else None
+
+
+def _rows(tensor: torch.Tensor) -> int:
+    return tensor.shape[0] if tensor.dim() else 1
 
 
 def _write_framed(writer: ObjectWriter, tensor: torch.Tensor, proof: ProofWriter | None) -> None:

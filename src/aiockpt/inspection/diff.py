@@ -98,7 +98,7 @@ def _compare(one: Tensor | Blob, other: Tensor | Blob) -> Values | None:
 
 
 def _by_proof(one: bytes | None, other: bytes | None) -> Values:
-    """By two proofs as metadata hold them: a byte of form, then the CRC32s; see ``dcp.proof``."""
+    """By two proofs as metadata hold them: the form, then the CRC32s; see ``dcp.proof``."""
     if not one or not other or one[0] != other[0]:
         return Values.UNKNOWN
     return Values.SAME if one == other else Values.DIFFERENT

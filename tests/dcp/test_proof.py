@@ -401,6 +401,28 @@ def test_proof_costs_no_request_and_hardly_a_byte(
 
 
 @pytest.mark.parametrize("form", SerializationFormat)
+def test_shards_are_proven_to_their_first_and_last_bit(
+    local: Place, local_endpoint: LocalEndpoint, form: SerializationFormat
+) -> None:
+    """An eighth of rows that no power of two of bytes divides; nothing is fetched beside it."""
+    whole = random_tensor((344, 2001), torch.float32, 5)
+    local.save({"w": whole}, serialization_format=form)
+    part = whole[129:172]
+    target = {"w": torch.zeros_like(part)}
+    local_endpoint.reset_stats()
+    assert same_bits(local.load(target, planner=Slices({"w": (129, 0)})), {"w": part})
+    assert fetched(local_endpoint) <= 1.05 * part.nbytes + (64 * KiB if form is SerializationFormat.SAFETENSORS else 0)
+    key = "ckpt/__0_0.distcp"
+    start = local.get(key).index(raw_bytes(part[0]))
+    for at in (start, start + part.nbytes - 1):
+        local_endpoint.flip_bit(local.bucket, key, at)
+        with pytest.raises(CheckpointException) as caught:
+            local.load(target, planner=Slices({"w": (129, 0)}))
+        assert isinstance(failure(caught.value), ChecksumMismatch)
+        local_endpoint.flip_bit(local.bucket, key, at)
+
+
+@pytest.mark.parametrize("form", SerializationFormat)
 def test_checkpoints_without_proof_load_and_say_so_once(
     local: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture, form: SerializationFormat
 ) -> None:

@@ -87,9 +87,9 @@ def _two_lines(data: bytes, at: int) -> int:
     return data.index(b"\n", data.index(b"\n", at) + 1) + 1
 
 
-#: The opcodes that end a run, and where their arguments end: bytes, strings, ints, names, frames.
+#: The other opcodes that end a run, and where their arguments end: bytes, strings, ints, names, frames.
 _ENDS: dict[int, Callable[[bytes, int], int]] = {
-    **dict.fromkeys((_STOP, *_GATHERS), lambda _, at: at),
+    _STOP: lambda _, at: at,
     **dict.fromkeys((ord("C"), _LONG1), _number(1)),
     **dict.fromkeys(b"XB", _number(4)),
     **dict.fromkeys(b"\x8d\x8e\x96", _number(8)),
@@ -108,15 +108,17 @@ def looked_through(data: bytes) -> Pickle:
     pieces: list[bytes] = []
     at = start = wide_ints = 0
     while (at := run.match(data, at).end()) < len(data):  # type: ignore[union-attr]  # it matches nothing, too
-        opcode, end = data[at], _end_of(data, at)
-        if opcode in _GATHERS:
-            pieces += data[start:end], _BINPERSID
-            start = end
-        elif opcode == _FRAME:
+        opcode = data[at]
+        if opcode in _GATHERS:  # by far the most
+            pieces += data[start : at + 1], _BINPERSID
+            start = at = at + 1
+            continue
+        end = _end_of(data, at)
+        if opcode == _STOP:
+            return Pickle(b"".join((*pieces, data[start:end])), end)
+        if opcode == _FRAME:
             pieces.append(data[start:at])
             start = end
-        elif opcode == _STOP:
-            return Pickle(b"".join((*pieces, data[start:end])), end)
         wide_ints += opcode == _LONG1
         if wide_ints > _MAX_WIDE_INTS:
             raise MetadataError(f"the pickle has more than {_MAX_WIDE_INTS} ints of 8 bytes and more, as no checkpoint")

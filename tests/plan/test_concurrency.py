@@ -34,12 +34,13 @@ class Simulation:
         *,
         by_bytes: bool = True,
         request: int = 8 * MiB,
+        busy: float = 0.0,
     ) -> None:
         self.link = link
         self.now = 0.0
         self.request = request
         self.by_bytes = by_bytes
-        self.controller = ConcurrencyController(256, start)
+        self.controller = ConcurrencyController(256, start, lambda: busy * self.now)
         self.waiting: list[float] = []  # when the first byte of each request comes
         self.left: list[float] = []  # bytes left of each request that is being answered
         self.rng = random.Random(1)
@@ -91,6 +92,16 @@ def test_a_link_of_many_slow_connections_is_filled_within_half_a_second(request_
     assert simulation.run(0.3) >= 0.9 * REGION.total_rate
     assert simulation.run(5) >= 0.9 * REGION.total_rate
     assert simulation.controller.limit <= 80
+
+
+@pytest.mark.parametrize(("busy", "raised"), [(0.6, True), (0.75, False)])
+def test_a_thread_that_is_the_bound_is_not_given_more(busy: float, raised: bool) -> None:
+    simulation = Simulation(REGION, busy=busy)
+    limits = set()
+    for _ in range(50):
+        simulation.run(0.1)
+        limits.add(simulation.controller.limit)
+    assert (limits != {16}) is raised
 
 
 def test_reports_of_ended_requests_do_too() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import datetime
@@ -339,7 +340,7 @@ class LoopEngine:
     def _new_control(self) -> ConcurrencyController:
         largest = self.config.max_connections
         start = start_connections(self.config.throughput_target_gbps, largest)
-        return ConcurrencyController(largest=largest, start=start)
+        return ConcurrencyController(largest, start, time.thread_time)
 
     def _new_hedging(self, judge: Judge, operation: Operation) -> Hedging:
         control = HedgeController(self.config.hedge_share, judge)

@@ -7,8 +7,9 @@ when it is asked for too much is the job of ``prefixes``.
 The limit is doubled while that raises throughput, and from then on raised by an eighth at a time: a raise
 that brings 8 % more is kept and followed by the next; one that does not is taken back, and another is tried
 some windows later, so that the limit follows a link that has become wider but does not grow where more
-connections only cost CPU (loopback, a saturated NIC). Throughput is never a reason to lower the limit below what
-once paid: it also falls when there is less to do, which this module cannot see.
+connections only cost CPU (loopback, a saturated NIC). While the thread that moves the bytes is the bound, it stays:
+windows on a fast machine are few and noisy, and would look worthwhile sooner or later. Throughput is never a reason
+to lower the limit below what once paid: it also falls when there is less to do, which this module cannot see.
 
 The times are chosen for the shortest load worth tuning for: 1.2 GB at 1.5 GB/s, 0.8 s. A window of 100 ms
 holds several round trips within a region (1-20 ms) and thousands of reads, and five steps of settling and
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Callable
 
 #: Over which throughput is measured.
 WINDOW_S = 0.1
@@ -33,6 +35,10 @@ WORTHWHILE_GAIN = 1.08
 
 #: Windows between a raise that brought nothing and the next attempt: a tenth of the time is spent on it.
 HOLD_WINDOWS = 10
+
+
+#: Share of a window in which the thread was busy, from which on more connections are not tried.
+BUSY_SHARE = 0.7
 
 
 class _Phase(enum.Enum):
@@ -59,10 +65,12 @@ class ConcurrencyController:
     Args:
         largest: greatest limit.
         start: the first limit.
+        cpu_s: CPU seconds that the thread which moves the bytes has spent so far.
     """
 
-    def __init__(self, largest: int, start: int) -> None:
+    def __init__(self, largest: int, start: int, cpu_s: Callable[[], float] = lambda: 0.0) -> None:
         self._largest = largest
+        self._cpu_s = cpu_s
         self._limit = start
         self._phase = _Phase.DOUBLING
         self._fallback = start  # the limit, should the last raise bring nothing
@@ -73,6 +81,7 @@ class ConcurrencyController:
         self._opened_at = math.inf  # of the window; no window is open before
         self._bytes = 0
         self._completed = 0
+        self._spent_before_s = 0.0
 
     @property
     def limit(self) -> int:
@@ -112,25 +121,32 @@ class ConcurrencyController:
 
     def _open(self, now: float) -> None:
         self._opened_at = now
+        self._spent_before_s = self._cpu_s()
         self._bytes = 0
         self._completed = 0
 
     def _close(self, now: float) -> None:
         """Judge the window that ends now."""
-        rate = self._bytes / (now - self._opened_at)
+        seconds = now - self._opened_at
+        rate = self._bytes / seconds
+        is_busy = self._cpu_s() - self._spent_before_s >= BUSY_SHARE * seconds
         self._open(now)
         if self._phase is _Phase.HOLDING:
             # The best of several windows: noise must not make a raise look worthwhile.
             self._reference = max(self._reference, rate)
             self._windows_to_hold -= 1
-            if self._windows_to_hold == 0:
-                self._phase = _Phase.CLIMBING
-                self._raise(now)
+            if self._windows_to_hold:
+                return
+            self._phase = _Phase.CLIMBING
         elif rate > self._reference * WORTHWHILE_GAIN:
             self._reference = rate
-            self._raise(now)
         else:
             self._hold(self._fallback, now)
+            return
+        if is_busy:
+            self._hold(self._limit, now)
+        else:
+            self._raise(now)
 
     def _raise(self, now: float) -> None:
         before = self._limit

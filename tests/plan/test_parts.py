@@ -11,9 +11,9 @@ from aiockpt.plan.parts import (
     MAX_PART_BYTES,
     MAX_PARTS,
     MIN_PART_BYTES,
-    background_part_bytes,
     check_part_size,
     copy_parts,
+    large_part_bytes,
     part_bytes,
     part_bytes_at,
 )
@@ -26,9 +26,12 @@ def test_part_sizes_within_the_limits_pass(size: int) -> None:
     check_part_size(size)
 
 
-@pytest.mark.parametrize(("preferred", "size"), [(5 * MiB, 32 * MiB), (32 * MiB, 32 * MiB), (GiB, GiB)])
-def test_parts_are_large_where_nobody_waits_for_them(preferred: int, size: int) -> None:
-    assert background_part_bytes(preferred) == size
+@pytest.mark.parametrize(
+    ("total", "preferred", "size"),
+    [(1, 5 * MiB, 5 * MiB), (160 * MiB, 5 * MiB, 10 * MiB), (GiB, 8 * MiB, 32 * MiB), (TiB, GiB, GiB)],
+)
+def test_parts_are_large_where_they_should_be_few(total: int, preferred: int, size: int) -> None:
+    assert large_part_bytes(total, preferred) == size
 
 
 @pytest.mark.parametrize("size", [-1, 0, MIN_PART_BYTES - 1, MAX_PART_BYTES + 1])

@@ -19,7 +19,6 @@ from aiockpt.bridge import FOREGROUND, Bridge, Call, get_bridge, loop_cpu_s
 from aiockpt.config import S3ClientConfig
 from aiockpt.engine.engine import LoopEngine
 from aiockpt.model import ANYTHING, ObjectId, ObjectInfo, Replaces
-from aiockpt.plan.parts import background_part_bytes
 from aiockpt.s3.control import ListedObject
 from aiockpt.scope import session
 
@@ -42,11 +41,13 @@ class Threads:
         name: of the first one; those that serve it (``config.loop_threads``) have a number behind it.
         nice: how much they give way to others; see ``give_way``.
         share: CPU seconds that an upload may take in a second, its own thread's included.
+        few_parts: whether its objects are to be of few parts; see ``plan.parts``.
     """
 
     name: str = FOREGROUND
     nice: int = 0
     share: float = math.inf
+    few_parts: bool = False
 
     def bridge(self, behind: str = "") -> Bridge:
         """The bridge to one of them."""
@@ -74,9 +75,8 @@ class Store:
 
     def in_background(self) -> Store:
         """The same for a save beside something else: on threads that give way, within its share, in larger parts."""
-        config = replace(self.config, part_size=background_part_bytes(self.config.part_size))
-        nice, share = config.background_nice, config.background_share
-        return Store(config, self.region, Threads(f"background-{nice}", nice, share))
+        nice = self.config.background_nice
+        return replace(self, threads=Threads(f"background-{nice}", nice, self.config.background_share, few_parts=True))
 
     @contextmanager
     def lease(self) -> Iterator[Lease]:
@@ -152,6 +152,8 @@ class Store:
     @contextmanager
     def upload(self) -> Iterator[BlockingUpload]:
         """An upload to feed from this thread; leaving the block with an exception aborts it."""
-        pacer = Pacer(self.threads.share, self.threads.cpu_s)
-        with session(), self.lease() as lease, BlockingUpload(lease.bridge, lease.engine, pacer) as upload:
-            yield upload
+        threads = self.threads
+        with session(), self.lease() as lease:
+            pacer = Pacer(threads.share, threads.cpu_s)
+            with BlockingUpload(lease.bridge, lease.engine, pacer, few_parts=threads.few_parts) as upload:
+                yield upload

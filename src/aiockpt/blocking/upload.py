@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -28,8 +29,9 @@ class BlockingUpload:
     Leaving the block waits until every object stands; leaving it with an exception aborts those that do not.
     """
 
-    def __init__(self, bridge: Bridge, engine: LoopEngine, pacer: Pacer) -> None:
+    def __init__(self, bridge: Bridge, engine: LoopEngine, pacer: Pacer, *, few_parts: bool) -> None:
         self.engine = engine
+        self.part_sizes = partial(engine.part_sizes, few=few_parts)
         self._bridge = bridge
         self._pacer = pacer
         self._staging = Staging(engine.budget)
@@ -115,7 +117,7 @@ class ObjectWriter:
         self._upload = upload
         self._outgoing = outgoing
         self._held: list[OutgoingPart] = []  # the first part, which is sent only once it is known whether more follow
-        part_bytes = upload.engine.part_sizes(total_bytes)
+        part_bytes = upload.part_sizes(total_bytes)
         self._assembler = PartAssembler(part_bytes, self._take, upload.reserve)
         self._has_parts = total_bytes is not None and total_bytes > part_bytes(1)
         if self._has_parts:

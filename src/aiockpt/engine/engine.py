@@ -35,7 +35,7 @@ from aiockpt.observe.otel import watch_if_used
 from aiockpt.observe.trace import trace_process
 from aiockpt.plan.concurrency import ConcurrencyController, start_connections
 from aiockpt.plan.hedge import HedgeController, Judge, slow_part, slow_read
-from aiockpt.plan.parts import check_part_size, part_bytes, part_bytes_at
+from aiockpt.plan.parts import check_part_size, large_part_bytes, part_bytes, part_bytes_at
 from aiockpt.plan.prefixes import PrefixLimits, prefix_of
 from aiockpt.plan.request_size import request_bytes_around
 from aiockpt.plan.retry import Backoff, Operation, RetryBudget, RetryPolicy
@@ -316,11 +316,12 @@ class LoopEngine:
         """Whether what is written is sent with its CRC32, for the service to check."""
         return self.config.checksum == "crc32"
 
-    def part_sizes(self, total_bytes: int | None) -> Callable[[int], int]:
+    def part_sizes(self, total_bytes: int | None, *, few: bool = False) -> Callable[[int], int]:
         """The size of each part (numbered from 1) of an object of ``total_bytes``; None: not known."""
+        preferred = self.config.part_size
         if total_bytes is None:
-            return partial(part_bytes_at, preferred=self.config.part_size)
-        size = part_bytes(total_bytes, self.config.part_size)
+            return partial(part_bytes_at, preferred=preferred)
+        size = part_bytes(total_bytes, large_part_bytes(total_bytes, preferred) if few else preferred)
         return lambda _: size
 
     def request_bytes(self, total_bytes: int) -> int:

@@ -21,14 +21,10 @@ MAX_OBJECT_BYTES = MAX_PARTS * MAX_PART_BYTES
 #: of them in memory.
 PARTS_PER_DOUBLING = 900
 
-#: Least size of the parts of a save in the background. Each part costs 0.5 ms of Python, during which no other thread
-#: of the process runs any; and nobody waits for the last part.
-BACKGROUND_PART_BYTES = 32 * MiB
-
-
-def background_part_bytes(preferred: int) -> int:
-    """The size of parts to prefer for a save that runs beside something else."""
-    return max(preferred, BACKGROUND_PART_BYTES)
+#: Where parts should be few, an object is of as many as keep a link busy that is shared among connections, of at most
+#: this size: each costs 0.5 ms of Python, during which no other thread of the process runs any.
+FEW_PARTS = 16
+LARGE_PART_BYTES = 32 * MiB
 
 
 def check_part_size(part_size: int) -> None:
@@ -59,6 +55,11 @@ def part_bytes(total_bytes: int | None, preferred: int) -> int:
     if total_bytes <= MAX_PARTS * preferred:
         return preferred
     return -(-total_bytes // (MAX_PARTS * MiB)) * MiB
+
+
+def large_part_bytes(total_bytes: int, preferred: int) -> int:
+    """The size of parts to prefer where parts should be few (see ``FEW_PARTS``): ``preferred`` or more."""
+    return max(preferred, min(LARGE_PART_BYTES, total_bytes // FEW_PARTS))
 
 
 def part_bytes_at(number: int, preferred: int) -> int:

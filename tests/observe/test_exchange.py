@@ -74,6 +74,13 @@ def test_after_the_block_nothing_is_shown() -> None:
     assert seen.begun == []
 
 
+def test_nobody_is_told_twice() -> None:
+    seen = Seen()
+    with watching(seen), watching(seen), Exchange("GetObject", TARGET) as exchange:
+        pass
+    assert seen.begun == seen.over == [exchange]
+
+
 def test_both_of_two_nested_watchers_see_it() -> None:
     outer, inner = Seen(), Seen()
     with watching(outer), watching(inner), Exchange("GetObject", TARGET) as exchange:

@@ -120,8 +120,9 @@ class Exchange:
 
 @contextmanager
 def watching(observer: Observer) -> Iterator[None]:
-    """Show ``observer`` the exchanges that are begun for what runs, or is started, in this block."""
-    token = _here.set((*_here.get(), observer))
+    """Show ``observer`` the exchanges that are begun for what runs, or is started, in this block: once, if nested."""
+    others = (other for other in _here.get() if other is not observer)
+    token = _here.set((*others, observer))
     try:
         yield
     finally:

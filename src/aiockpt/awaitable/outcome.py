@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 
 import anyio
 
+from aiockpt.bridge import wait_for
 from aiockpt.errors import ClosedError, WrongThreadError
 from aiockpt.scope import Scope
 
@@ -89,7 +90,7 @@ class Pending(Generic[T]):
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait, blocking this thread, until it has ended, however; False if it has not within ``timeout_s``."""
-        return bool(concurrent.futures.wait([self._outcome], timeout_s).done)
+        return wait_for(self._outcome, timeout_s)
 
     def when_done(self, callback: Callable[[], object]) -> None:
         """Have ``callback()`` called once it has ended, at once if it has; on whatever thread ends it."""

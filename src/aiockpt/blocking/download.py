@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from aiockpt.bridge import Bridge, Call
+from aiockpt.bridge import Bridge, Call, next_of
 from aiockpt.engine.budget import ByteBudget
 from aiockpt.engine.download import Download, DownloadStats, Job
 from aiockpt.engine.engine import LoopEngine
@@ -71,7 +71,7 @@ class BlockingDownload:
         """
         if self._call.done and self._done.empty():  # in a forked child, where nobody is left to tell that it has ended
             self._call.result()
-        job = self._done.get()
+        job = next_of(self._done)
         if job is None:  # the download has failed or was cancelled: nobody has called finish
             self._done.put(None)  # for who asks again
             self._call.result()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import anyio
 
 from aiockpt.bridge.threads import on_loop_thread, refuse_loop_thread
+from aiockpt.bridge.waiting import outcome_of, wait_for
 from aiockpt.errors import ClosedError
 from aiockpt.scope import Scope
 
@@ -90,13 +91,13 @@ class Call(Generic[T]):
         """
         refuse_loop_thread()
         try:
-            return self.outcome.result()
+            return outcome_of(self.outcome)
         except concurrent.futures.CancelledError:
             raise ClosedError(_CANCELLED) from None
         except BaseException:
             if not self.outcome.done():
                 self.cancel()
-                concurrent.futures.wait([self.outcome], WIND_UP_TIMEOUT_S)
+                wait_for(self.outcome, WIND_UP_TIMEOUT_S)
             raise
 
     async def ended(self) -> T:
@@ -141,7 +142,7 @@ class Call(Generic[T]):
         """
         if on_loop_thread():
             return self.done
-        return bool(concurrent.futures.wait([self.outcome], timeout_s).done)
+        return wait_for(self.outcome, timeout_s)
 
     def lose(self) -> None:
         """There is no loop to bring an outcome: let whoever waits go on."""

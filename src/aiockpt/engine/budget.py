@@ -12,6 +12,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+#: Longest wait at a time: a signal that comes just before a wait does not interrupt it. See ``bridge.waiting``.
+WAKE_S = 0.5
+
 
 class ByteBudget:
     """See the module.
@@ -41,7 +44,7 @@ class ByteBudget:
         """
         with self._freed:
             while not (taken := self._take_if_room(nbytes)) and not give_up():
-                self._freed.wait()
+                self._freed.wait(WAKE_S)
             return taken
 
     def overdraw(self, nbytes: int) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -189,17 +190,17 @@ async def test_the_callers_loop_is_never_kept_for_10_ms(config: S3ClientConfig, 
     state = large_state(200 * MiB, 40) | {f"small{n}": torch.full((10,), n) for n in range(2000)}
     loaded = emptied(state)
 
-    async def work() -> None:
+    async def work(uri: str) -> None:
         async with Engine(replace(config, part_size=8 * MiB), "us-east-1") as engine:
-            await engine.save(state, local.uri("ckpt"), on_progress=lambda _: None)
-            await engine.load(loaded, local.uri("ckpt"), on_progress=lambda _: None)
-            async for _ in engine.load_tensors(local.uri("ckpt")):
+            await engine.save(state, uri, on_progress=lambda _: None)
+            await engine.load(loaded, uri, on_progress=lambda _: None)
+            async for _ in engine.load_tensors(uri):
                 pass
 
     longest_s = 1.0
-    for _ in range(3):  # what keeps the loop does so each time; a busy neighbour of this processor's does not
+    for attempt in range(5):  # what keeps the loop does so each time; a busy neighbour of this processor's does not
         watch = LoopWatch()
-        await watch.watch(work)
+        await watch.watch(partial(work, local.uri(f"ckpt{attempt}")))
         assert same_bits(loaded, state)
         assert watch.rounds > 20
         if (longest_s := min(longest_s, watch.longest_s)) < 0.010:

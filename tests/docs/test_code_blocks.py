@@ -58,6 +58,7 @@ def run_shell(block: Block) -> None:
     assert ran.returncode == 0, f"{block.source}\n{ran.stdout}\n{ran.stderr}"
 
 
+@pytest.mark.timeout(400)  # a page of commands starts a dozen interpreters that import torch
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # DCP's, of every call in a single process
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_code_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

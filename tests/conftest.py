@@ -21,7 +21,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jo
 # The same examples in every run, so that a change that has nothing to do with it never fails on one. To look for new
 # ones, with another seed each time:
 #   pytest tests/fuzz --hypothesis-profile fuzz -o timeout=0 -o faulthandler_timeout=0
-settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
 settings.register_profile("fuzz", max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck))
 settings.load_profile("repeatable")
 

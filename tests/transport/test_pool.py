@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -52,7 +53,7 @@ async def test_a_fresh_connection_on_demand() -> None:
     async with server(polite) as endpoint, make_pool() as pool:
         await pool.request(endpoint, GET, buffered)
         for opened in (2, 3):
-            assert (await pool.request(endpoint, GET, buffered, fresh=True)).body == b"ok"
+            assert (await pool.request(endpoint, replace(GET, fresh=True), buffered)).body == b"ok"
             assert pool.opened == opened
         await pool.request(endpoint, GET, buffered)
         assert pool.opened == 3
@@ -272,7 +273,7 @@ async def test_fresh_connections_do_not_gather() -> None:
 
     async with server(script) as endpoint, make_pool(limit=2) as pool:
         for _ in range(5):
-            await pool.request(endpoint, GET, buffered, fresh=True)
+            await pool.request(endpoint, replace(GET, fresh=True), buffered)
         await until(lambda: len(left) == 3)
         assert left == [0, 1, 2]
         assert (await pool.request(endpoint, GET, buffered)).body == b"ok"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from dataclasses import replace
 from typing import Any, cast
 
 from hypothesis import settings
@@ -98,7 +99,7 @@ class PoolModel(RuleBasedStateMachine):
         has_room = len(self.lent) < LIMIT
 
         async def begin() -> None:
-            request = self.pool.request(endpoint, GET, lambda _: None, fresh=fresh)
+            request = self.pool.request(endpoint, replace(GET, fresh=fresh), lambda _: None)
             self.requests.append(asyncio.ensure_future(request))
 
         self.runner.run(begin())

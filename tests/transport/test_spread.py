@@ -4,6 +4,7 @@ import asyncio
 import ssl
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
@@ -12,7 +13,6 @@ from hypothesis import strategies as st
 
 from aiockpt.bridge import Bridge
 from aiockpt.errors import ClosedError, ReadError
-from aiockpt.observe.exchange import Exchange
 from aiockpt.transport.connection import ChooseLanding, Request, Response
 from aiockpt.transport.pool import ConnectionPool, Endpoint
 from aiockpt.transport.spread import ServedPool, SpreadPool, shares
@@ -34,15 +34,7 @@ class Held:
         self.performed = 0
         self.closed = False
 
-    async def request(
-        self,
-        endpoint: Endpoint,
-        request: Request,
-        choose: ChooseLanding,
-        exchange: Exchange | None = None,
-        *,
-        fresh: bool = False,
-    ) -> Response:
+    async def request(self, endpoint: Endpoint, request: Request, choose: ChooseLanding) -> Response:
         go_on = asyncio.Event()
         self.under_way.append(go_on)
         self.performed += 1
@@ -147,7 +139,7 @@ async def test_exchanges_are_performed_there(other: Bridge) -> None:
     async with server(script) as endpoint:
         for _ in range(3):
             await served.request(endpoint, GET, choose)
-        assert (await served.request(endpoint, GET, buffered, fresh=True)).body == b"data"
+        assert (await served.request(endpoint, replace(GET, fresh=True), buffered)).body == b"data"
         assert bytes(memory.view) == b"data"
         assert memory.intact
         assert pool.opened == 2

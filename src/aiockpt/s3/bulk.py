@@ -311,10 +311,11 @@ class DirectBulk:
 
         with answered(heard), self._session.requesting(method, ask.target):
             signed = signed_headers(await self._session.credentials(), address, method, path, ask.headers)
-            request = Request(method, request_head(method, path, signed), views, ask.meter)
+            head = request_head(method, path, signed)
             with Exchange(ask.operation, ask.target, ask.span, ask.part, ask.hedge) as exchange:
+                request = Request(method, head, views, ask.meter, exchange, fresh=ask.hedge)
                 try:
-                    response = await self._pool.request(address.endpoint, request, hear, exchange, fresh=ask.hedge)
+                    response = await self._pool.request(address.endpoint, request, hear)
                 finally:
                     exchange.sent_bytes = ask.meter.nbytes
                 exchange.status = response.head.status

@@ -20,7 +20,7 @@ from typing import cast
 
 from aiockpt.errors import LocalProtocolError, ReadError, RemoteProtocolError, TransportError, WriteError
 from aiockpt.model import KiB, MiB
-from aiockpt.observe.exchange import clock
+from aiockpt.observe.exchange import Exchange, clock
 from aiockpt.transport.landing import Landing
 from aiockpt.transport.meter import Meter
 from aiockpt.transport.outlet import Outlet, outlet_of
@@ -49,12 +49,16 @@ class Request:
         head: request line and headers, complete with the blank line; it holds the signature, so it is never shown.
         body: sent in order, each without being copied.
         meter: tells how far the body has come.
+        exchange: what observers are shown of it, stamped on its way; None: nothing.
+        fresh: whether it must have a connection of its own, looked up anew.
     """
 
     method: str
     head: bytes
     body: Sequence[memoryview] = ()
     meter: Meter = field(default_factory=Meter, compare=False)
+    exchange: Exchange | None = field(default=None, compare=False)
+    fresh: bool = False
 
     def __repr__(self) -> str:
         return f"Request(method={self.method!r}, body={sum(map(len, self.body))} bytes)"

@@ -65,34 +65,24 @@ class ConnectionPool:
         self._watchdog: asyncio.TimerHandle | None = None
         self._closed = False
 
-    async def request(
-        self,
-        endpoint: Endpoint,
-        request: Request,
-        choose: ChooseLanding,
-        exchange: Exchange | None = None,
-        *,
-        fresh: bool = False,
-    ) -> Response:
-        """Perform one exchange on a pooled connection, or if it must be ``fresh``, on a new one, looked up anew.
-
-        ``exchange`` is stamped on its way.
+    async def request(self, endpoint: Endpoint, request: Request, choose: ChooseLanding) -> Response:
+        """Perform one exchange on a pooled connection, or on a new one.
 
         Raises:
             ConnectError, ReadError, WriteError, TransportTimeout: the connection could not be made, broke or stalled.
             ClosedError: the pool is closed.
         """
         async with self._slots:
-            if exchange is not None:
-                exchange.granted_s = clock()
-            connection = None if fresh else self._take_idle(endpoint)
+            if request.exchange is not None:
+                request.exchange.granted_s = clock()
+            connection = None if request.fresh else self._take_idle(endpoint)
             if connection is not None:
                 try:
-                    return await self._exchange(endpoint, connection, request, choose, exchange)
+                    return await self._exchange(endpoint, connection, request, choose)
                 except (ReadError, WriteError):
                     if connection.heard:  # the server had begun to answer: a failure like any other
                         raise
-            return await self._exchange(endpoint, await self._connect(endpoint), request, choose, exchange)
+            return await self._exchange(endpoint, await self._connect(endpoint), request, choose)
 
     async def aclose(self) -> None:
         """Close every connection; exchanges under way end with ``ReadError``."""
@@ -124,12 +114,7 @@ class ConnectionPool:
         return None
 
     async def _exchange(
-        self,
-        endpoint: Endpoint,
-        connection: Connection,
-        request: Request,
-        choose: ChooseLanding,
-        exchange: Exchange | None,
+        self, endpoint: Endpoint, connection: Connection, request: Request, choose: ChooseLanding
     ) -> Response:
         self._busy.add(connection)
         self._watch()
@@ -137,8 +122,8 @@ class ConnectionPool:
         try:
             return await connection.exchange(request, choose)
         finally:
-            if exchange is not None:
-                _stamp(exchange, connection, connected_s)
+            if request.exchange is not None:
+                _stamp(request.exchange, connection, connected_s)
             self._busy.discard(connection)
             if connection.is_open and not self._closed:
                 self._keep(self._idle[endpoint], connection)

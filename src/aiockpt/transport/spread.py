@@ -15,7 +15,6 @@ from contextlib import suppress
 from typing import Any, Protocol, Self, TypeVar
 
 from aiockpt.errors import ClosedError
-from aiockpt.observe.exchange import Exchange
 from aiockpt.transport.connection import ChooseLanding, Request, Response
 from aiockpt.transport.pool import ConnectionPool, Endpoint
 
@@ -36,15 +35,7 @@ class OtherLoop(Protocol):
 class Pool(Protocol):
     """Performs exchanges."""
 
-    async def request(
-        self,
-        endpoint: Endpoint,
-        request: Request,
-        choose: ChooseLanding,
-        exchange: Exchange | None = None,
-        *,
-        fresh: bool = False,
-    ) -> Response:
+    async def request(self, endpoint: Endpoint, request: Request, choose: ChooseLanding) -> Response:
         """Perform one; see ``ConnectionPool.request``."""
 
     async def aclose(self) -> None:
@@ -59,15 +50,9 @@ class ServedPool:
         self._pool = pool
 
     async def request(  # noqa: D102  # Pool's
-        self,
-        endpoint: Endpoint,
-        request: Request,
-        choose: ChooseLanding,
-        exchange: Exchange | None = None,
-        *,
-        fresh: bool = False,
+        self, endpoint: Endpoint, request: Request, choose: ChooseLanding
     ) -> Response:
-        return await self._loop.perform(lambda: self._pool.request(endpoint, request, choose, exchange, fresh=fresh))
+        return await self._loop.perform(lambda: self._pool.request(endpoint, request, choose))
 
     async def aclose(self) -> None:  # noqa: D102  # Pool's
         with suppress(ClosedError):  # no thread, no connections
@@ -92,19 +77,13 @@ class SpreadPool:
         self._under_way = [0] * len(pools)
 
     async def request(  # noqa: D102  # Pool's
-        self,
-        endpoint: Endpoint,
-        request: Request,
-        choose: ChooseLanding,
-        exchange: Exchange | None = None,
-        *,
-        fresh: bool = False,
+        self, endpoint: Endpoint, request: Request, choose: ChooseLanding
     ) -> Response:
         async with self._slots:
             number = self._under_way.index(min(self._under_way))
             self._under_way[number] += 1
             try:
-                return await self._pools[number].request(endpoint, request, choose, exchange, fresh=fresh)
+                return await self._pools[number].request(endpoint, request, choose)
             finally:
                 self._under_way[number] -= 1
 

@@ -162,6 +162,34 @@ def test_widely_strided_columns_leave_their_gaps_out(local: Place, local_endpoin
     assert fetched(local_endpoint) <= 1.01 * nbytes_of(part)
 
 
+@pytest.mark.parametrize("rows", [30, 60, 120, 240, 960])
+def test_slices_of_small_tensors_leave_the_rest_out(local: Place, local_endpoint: LocalEndpoint, rows: int) -> None:
+    """Neighbours of 58 KB to 1.8 MB, of which a rank among twice as many wants half; below 128 KB, it may get all."""
+    state = {f"{number}": random_tensor((rows, 480), torch.float32, number) for number in range(10)}
+    local.save(state)
+    halves = {name: tensor[: rows // 2] for name, tensor in state.items()}
+    target = emptied(halves)
+    local_endpoint.reset_stats()
+    local.load(target, planner=Slices(dict.fromkeys(state, (0, 0))))
+    assert same_bits(target, halves)
+    most = 1.05 * nbytes_of(halves) if rows > 60 else 1.1 * nbytes_of(state)
+    assert fetched(local_endpoint) <= most
+
+
+def test_damage_is_found_in_slices_of_small_tensors(local: Place, local_endpoint: LocalEndpoint) -> None:
+    """Whether they are fetched alone (halves, by their blocks) or with the rest (fifths, by the archive's CRC32)."""
+    state = {"w": random_tensor((240, 240), torch.float32, 1)}
+    local.save(state)
+    local_endpoint.flip_bit(local.bucket, "ckpt/__0_0.distcp", 16 * KiB)
+    for part in (2, 5):
+        target = {"w": torch.zeros(240 // part, 240)}
+        with pytest.raises(CheckpointException) as caught:
+            local.load(target, planner=Slices({"w": (0, 0)}))
+        error = failure(caught.value)
+        assert isinstance(error, ChecksumMismatch)
+        assert "'w'" in str(error)
+
+
 @pytest.mark.parametrize("form", SerializationFormat)
 def test_slices_of_every_kind(local: Place, form: SerializationFormat) -> None:
     state = {"w": random_tensor((6, 50, 400), torch.float32, 1), "small": random_tensor((4, 5, 6), torch.int16, 2)}

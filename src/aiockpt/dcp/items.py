@@ -59,6 +59,13 @@ class StoredItem(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
+    def wanted_nbytes(self) -> int:
+        """Bytes of the elements that are wanted; of a serialized object, all of it."""
+        if self.dtype is None:
+            return self.length
+        return math.prod(self.read.lengths) * self.dtype.itemsize
+
+    @property
     def is_whole(self) -> bool:
         """Whether all of the stored chunk is wanted."""
         return self.read.lengths == self.shape

@@ -6,7 +6,8 @@ Runs on the thread that called DCP. Each item goes one of these ways (see ``tens
   archive come with them and prove place, dtype, shape and CRC32;
 - *staged*: targets that bytes cannot land in (another device or dtype, scattered elements, closely strided slices) get
   theirs through staging memory, block by block;
-- *together*: neighbouring small items are fetched as one stretch and taken apart in memory;
+- *together*: neighbouring small items are fetched as one stretch and taken apart in memory, even if only slices of
+  them are wanted and the rest is little;
 - *buffered*: serialized objects, items with transforms, and whatever turned out not to be as assumed, are fetched whole
   and loaded by torch.
 
@@ -28,7 +29,8 @@ from aiockpt.archive.surprise import Surprise, require
 from aiockpt.archive.torchload import dimension_order, is_common_head, locate, predict
 from aiockpt.dcp.items import StoredItem
 from aiockpt.dcp.proof import is_row_major
-from aiockpt.dcp.tasks import Loading, Task, target_of
+from aiockpt.dcp.slices import stretches
+from aiockpt.dcp.tasks import BLOCK_BYTES, Loading, Task, target_of
 from aiockpt.dcp.tensor_load import TensorLoad
 from aiockpt.dcp.whole_items import BufferedItem, TogetherItems
 from aiockpt.engine.budget import ByteBudget
@@ -40,6 +42,10 @@ from aiockpt.observe.report import Phase
 #: Items below this are fetched together with their neighbours and copied out: a copy of 256 KiB takes some 20 µs, a
 #: separate landing costs about as much in calls.
 TOGETHER_BELOW_BYTES = 256 * KiB
+
+#: A slice of a small item is fetched alone where that spares more bytes than this, the widest gap that is fetched
+#: between items (``max_gap_bytes``), as long as it is proven all the same.
+TOGETHER_SPARE_BYTES = 64 * KiB
 
 #: Largest stretch that is taken apart at once, and the widest gap in it.
 TOGETHER_BYTES = 4 * MiB
@@ -172,7 +178,27 @@ def _route(item: StoredItem) -> _Route:
         return _Route.EMPTY
     if item.is_bare:
         return _Route.BARE
-    return _Route.TOGETHER if item.length < TOGETHER_BELOW_BYTES else _Route.LARGE
+    if item.length <= TOGETHER_SPARE_BYTES or (item.length < TOGETHER_BELOW_BYTES and not _is_better_alone(item)):
+        return _Route.TOGETHER
+    return _Route.LARGE
+
+
+def _is_better_alone(item: StoredItem) -> bool:
+    """Whether a slice of a small item is to be fetched without the rest of it."""
+    if item.length - item.wanted_nbytes <= TOGETHER_SPARE_BYTES or item.dtype is None:
+        return False
+    proof = item.proof(item.payload_nbytes)
+    if proof is None or not proof.row_major:
+        return False
+    first, *more = stretches(
+        item.shape,
+        item.read.storage_offsets,
+        item.read.lengths,
+        item.dtype.itemsize,
+        max_dense_bytes=None,
+        max_sparse_bytes=BLOCK_BYTES,
+    )
+    return first.dense and not more and proof.proves(ByteRange(first.start, first.end))
 
 
 def _tasks(loading: Loading, items: Iterable[StoredItem]) -> Iterator[Task]:

@@ -65,13 +65,14 @@ def block_bytes(nbytes: int, rows: int = 1) -> int:
     The largest size up to what is aimed at that divides the parts which shards of the rows would be.
     """
     aim = _clamped(nbytes // BLOCKS_OF_SMALLER)
-    parts = math.gcd(rows, MOST_PARTS)
-    while parts > 1 and nbytes < parts * aim:
-        parts //= 2
+    most = MOST_PARTS
+    while most > 1 and nbytes < most * aim:
+        most //= 2
+    parts = math.gcd(rows, most)
     part = nbytes // parts
     least = -(-part // aim)
     counts = range(max(1, least), 2 * least + 1)
-    if parts >= min(FEWEST_PARTS, nbytes // aim) and (fitting := [count for count in counts if part % count == 0]):
+    if parts >= min(FEWEST_PARTS, most) and (fitting := [count for count in counts if part % count == 0]):
         return part // fitting[0]
     return max(SMALLEST_BLOCK_BYTES, aim // FINER)
 
@@ -141,6 +142,12 @@ class Proof:
         """The bytes of a block."""
         start = number * self.block_bytes
         return ByteRange(start, min(start + self.block_bytes, self.nbytes))
+
+    def proves(self, span: ByteRange) -> bool:
+        """Whether every byte of it is in a block that is fetched whole, with its edges."""
+        spans = sorted([span, *self.edges([span])])
+        start, end = spans[0].start, spans[-1].end
+        return start % self.block_bytes == 0 and (end % self.block_bytes == 0 or end == self.nbytes)
 
     def edges(self, spans: Sequence[ByteRange]) -> list[ByteRange]:
         """What else to fetch for blocks to be whole, where that is cheap.

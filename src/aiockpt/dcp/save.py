@@ -45,9 +45,9 @@ from aiockpt.observe.report import Phase
 #: three more views cost on their way through the transport.
 COPY_BELOW_BYTES = 256 * KiB
 
-#: Archives of tensors below this are taken for small by every load, fetched whole and proven by their own CRC32: half
-#: of what ours takes for small (``load.TOGETHER_BELOW_BYTES``). The others get a proof for their slices.
-PROOF_FROM_BYTES = 128 * KiB
+#: Archives of tensors below this are fetched whole by every load, and proven by their own CRC32. The others get a proof
+#: for their slices, which a load may fetch alone (``load.TOGETHER_SPARE_BYTES``).
+PROOF_FROM_BYTES = 64 * KiB
 
 #: Tensors that cannot be sent from where they are are staged in blocks of this size.
 BLOCK_BYTES = 8 * MiB

@@ -21,7 +21,7 @@ from typing import cast
 import torch
 from torch.distributed.checkpoint.filesystem import _StorageReaderTransforms
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import LoadItemType, LoadPlanner, ReadItem
+from torch.distributed.checkpoint.planner import LoadPlanner, ReadItem
 
 from aiockpt.config import S3ClientConfig
 from aiockpt.dcp.items import Catalogue, StoredItem
@@ -76,16 +76,10 @@ def forecast(metadata: Metadata, base: ObjectId, reads: Iterable[ReadItem], conf
         gets=download.gets,
         heads=len(download.sized),
         fetched_bytes=download.fetched_bytes,
-        wanted_bytes=sum(map(_wanted_nbytes, items)),
+        wanted_bytes=sum(item.wanted_nbytes for item in items),
         objects=len({item.source for item in items}),
         exact=download.exact,
     )
-
-
-def _wanted_nbytes(item: StoredItem) -> int:
-    if item.read.type is LoadItemType.BYTE_IO or item.dtype is None:
-        return item.length
-    return item.read.lengths.numel() * item.dtype.itemsize
 
 
 class _Targets:
@@ -93,7 +87,7 @@ class _Targets:
 
     def __init__(self, metadata: Metadata, items: Sequence[StoredItem]) -> None:
         self._entries: Mapping[str, object] = metadata.state_dict_metadata
-        nbytes = max(map(_wanted_nbytes, items), default=0)
+        nbytes = max((item.wanted_nbytes for item in items), default=0)
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
         self._space = torch.frombuffer(mmap.mmap(-1, nbytes + 1, flags=flags), dtype=torch.uint8)
 

@@ -6,6 +6,7 @@ Ranges are half-open ``[start, end)`` everywhere; only the formatter of the Rang
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 SCHEME = "s3://"
@@ -13,6 +14,10 @@ SCHEME = "s3://"
 KiB = 1024
 MiB = 1024 * KiB
 GiB = 1024 * MiB
+
+#: Is told of bytes that have landed in some memory: where in it they begin, and they. On a loop thread, so it must not
+#: take long.
+OnLanded = Callable[[int, memoryview], None]
 
 
 @dataclass(frozen=True, slots=True, order=True)

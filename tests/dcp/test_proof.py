@@ -6,6 +6,7 @@ import io
 import itertools
 import logging
 import pickle
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,9 +209,31 @@ def test_damage_in_whole_blocks_is_found_and_nothing_else(data: st.DataObject) -
     check = Check(Proof(16, nbytes, writer.crcs, row_major=True))
     for start, end in noted:
         check.note(start, memoryview(stored)[start:end])
+        if data.draw(st.booleans()):  # asked for more than once, as it is told of some bytes when they land
+            check.note_rest([(start, memoryview(stored)[start:end])])
     block = ByteRange(at // 16 * 16, min(at // 16 * 16 + 16, nbytes)) if at is not None else None
     seen = block is not None and (left_out[1] <= block.start or left_out[0] >= block.end or left_out[0] == left_out[1])
     assert check.damaged() == (block if seen else None)
+
+
+@given(st.data())
+def test_what_nobody_noted_is_noted_at_the_end(data: st.DataObject) -> None:
+    content = data.draw(st.binary(min_size=1, max_size=100))
+    memory = memoryview(content)
+    size = data.draw(st.integers(1, 40))
+    writer = ProofWriter(None)
+    writer._block_bytes = size
+    writer.add(memory)
+    check = Check(data.draw(st.none() | st.just(Proof(size, len(content), writer.crcs, row_major=True))))
+    cuts = sorted({0, len(content), *data.draw(st.lists(st.integers(0, len(content)), max_size=8))})
+    pieces = list(itertools.pairwise(cuts))
+    for start, end in data.draw(st.lists(st.sampled_from(pieces), unique=True)):
+        check.note(start, memory[start:end])
+    landed = data.draw(st.permutations(pieces)) if data.draw(st.booleans()) else [(0, len(content))]
+    check.note_rest([(start, memory[start:end]) for start, end in landed])
+    assert check.crc32() == zlib.crc32(content)
+    assert sum(end - start for start, end, _ in check._ascending()) == len(content)
+    assert check.damaged() is None
 
 
 @pytest.mark.parametrize(("packed", "expected"), [(None, None), (b"\x94abcd", True), (b"\x14abcd", False)])

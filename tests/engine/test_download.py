@@ -29,9 +29,29 @@ def source(local_endpoint: LocalEndpoint, local_bucket: str) -> ObjectId:
     return ObjectId(local_bucket, "key")
 
 
-def reads(source: ObjectId, spans: Sequence[tuple[int, int]]) -> tuple[list[Read], list[Guarded]]:
-    memories = [Guarded(end - start) for start, end in spans]
-    made = [Read(source, ByteRange(*span), memory.view) for span, memory in zip(spans, memories, strict=True)]
+class Told(Guarded):
+    """Memory, and what is told of it: every byte once, when it is there."""
+
+    def __init__(self, start: int, end: int) -> None:
+        super().__init__(end - start)
+        self._start = start
+        self._told = bytearray(end - start)
+
+    def tell(self, start: int, memory: memoryview) -> None:
+        assert memory == DATA[self._start + start :][: len(memory)]
+        assert not any(self._told[start : start + len(memory)])
+        self._told[start : start + len(memory)] = b"\x01" * len(memory)
+
+    @property
+    def is_told(self) -> bool:
+        return all(self._told)
+
+
+def reads(source: ObjectId, spans: Sequence[tuple[int, int]]) -> tuple[list[Read], list[Told]]:
+    memories = [Told(*span) for span in spans]
+    made = [
+        Read(source, ByteRange(*span), memory.view, memory.tell) for span, memory in zip(spans, memories, strict=True)
+    ]
     return made, memories
 
 
@@ -52,6 +72,7 @@ async def test_any_ranges(engine: LoopEngine, source: ObjectId) -> None:
         made, memories = reads(source, spans)
         stats = await engine.fetch_into(made)
         assert_landed(spans, memories)
+        assert all(memory.is_told for memory in memories)
         assert stats.wanted_bytes == sum(end - start for start, end in spans) <= stats.fetched_bytes
         assert stats.retries == 0
 
@@ -168,8 +189,9 @@ async def test_faults_are_outlived(
     local_endpoint.add_fault(fault)
     spans = [(0, 5 * MiB), (6 * MiB, 12 * MiB), (5_500_000, 5_600_000)]
     made, memories = reads(source, spans)
-    await engine.fetch_into(made)
+    stats = await engine.fetch_into(made)
     assert_landed(spans, memories)
+    assert stats.hedges or all(memory.is_told for memory in memories)
 
 
 async def test_a_server_that_always_sends_all_of_it(

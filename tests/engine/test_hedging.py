@@ -49,13 +49,17 @@ class Load:
     def __init__(self, engine: LoopEngine, source: ObjectId) -> None:
         self.memories = [Guarded(SIZE) for _ in SPANS]
         self.done = 0
+        self.told_bytes = 0
         self.download = Download(engine, self._count)
         for span, memory in zip(SPANS, self.memories, strict=True):
-            self.download.submit([Job([Read(source, span, memory.view)])])
+            self.download.submit([Job([Read(source, span, memory.view, self._tell)])])
         self.download.finish()
 
     def _count(self, _: Job) -> None:
         self.done += 1
+
+    def _tell(self, _: int, memory: memoryview) -> None:
+        self.told_bytes += len(memory)
 
     async def run(self) -> DownloadStats:
         return await self.download.run()
@@ -121,6 +125,7 @@ async def test_a_hedge_takes_a_fresh_connection_and_only_what_is_missing(
     assert len({record.range.partition("-")[2] for record in records}) == REQUESTS
     [hedge] = [record for record in records if record.range not in {f"bytes={s.start}-{s.end - 1}" for s in SPANS}]
     assert hedge.body_bytes_out == stats.hedged_bytes == SIZE - 60_000
+    assert load.told_bytes == REQUESTS * SIZE - stats.hedged_bytes  # the loser might have written these again
     assert hedge.connection not in {
         record.connection for record in records if record is not hedge
     }  # though some lay idle

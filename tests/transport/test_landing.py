@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiockpt.transport.landing import Landing
+from aiockpt.model import OnLanded
+from aiockpt.transport.landing import LOOKED_AT_BYTES, Landing
 
 SIZES = st.lists(st.integers(0, 40), max_size=8)
 
@@ -60,6 +61,39 @@ def test_the_buffer_is_the_memory_itself() -> None:
 def test_nothing_to_land(views: list[memoryview]) -> None:
     landing = Landing(views)
     assert landing.remaining == landing.total == len(landing.buffer()) == 0
+
+
+@given(SIZES, st.lists(st.booleans(), min_size=8, max_size=8), st.integers(0, 200), st.data())
+def test_who_looks_at_bytes_is_told_of_each_once_until_it_forks(
+    sizes: list[int], told: list[bool], forked: int, data: st.DataObject
+) -> None:
+    views = memories(sizes)
+    seen: dict[int, bytearray] = {number: bytearray() for number in range(len(views)) if told[number]}
+
+    def teller(number: int) -> OnLanded:
+        def tell(start: int, memory: memoryview) -> None:
+            assert start == len(seen[number])
+            seen[number] += memory
+
+        return tell
+
+    landing = Landing(views, [teller(number) if number in seen else None for number in range(len(views))])
+    content = bytes(index % 251 + 1 for index in range(sum(sizes)))
+    while landing.landed < min(forked, landing.total):
+        size = data.draw(st.integers(1, 50), "arrived")
+        landing.copy_in(memoryview(content)[landing.landed : min(forked, landing.landed + size)])
+    so_far = {number: bytes(views[number][: len(bytes(views[number]).rstrip(b"\0"))]) for number in seen}
+    fork = landing.fork()
+    for cursor in (landing, fork):
+        cursor.copy_in(memoryview(content)[cursor.landed :])
+    assert b"".join(views) == content
+    assert {number: bytes(memory) for number, memory in seen.items()} == so_far
+
+
+def test_what_is_looked_at_is_handed_out_in_small_stretches() -> None:
+    memory = memoryview(bytearray(3 * LOOKED_AT_BYTES))
+    assert len(Landing([memory]).buffer()) == len(memory)
+    assert len(Landing([memory], [lambda start, landed: None]).buffer()) == LOOKED_AT_BYTES
 
 
 @given(SIZES, st.integers(0, 200), st.integers(0, 200))

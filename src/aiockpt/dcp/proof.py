@@ -16,9 +16,11 @@ from __future__ import annotations
 import math
 import sys
 from array import array
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 
@@ -201,19 +203,49 @@ class Check:
 
     def __init__(self, proof: Proof | None) -> None:
         self._proof = proof
-        self._pieces: dict[int, tuple[int, int]] = {}  # by start: CRC32 and length
+        self._block_bytes = proof.block_bytes if proof is not None else sys.maxsize
+        self._pieces: dict[int, tuple[int, int]] = {}  # by end: start and CRC32; none reaches over a block's bounds
 
     def note(self, start: int, memory: memoryview) -> None:
-        """These bytes are those from ``start`` on."""
-        for piece_start, piece_end in self._cuts(start, start + len(memory)):
-            piece = memory[piece_start - start : piece_end - start]
-            self._pieces[piece_start] = crc32(piece), len(piece)
+        """These bytes are those from ``start`` on; nobody else notes them. From any thread."""
+        end = start + len(memory)
+        while start < end:
+            stop = min(end, (start // self._block_bytes + 1) * self._block_bytes)
+            before = self._pieces.pop(start, None) if start % self._block_bytes else None
+            first, crc = before or (start, 0)
+            self._pieces[stop] = first, crc32(memory[: stop - start], crc)
+            memory = memory[stop - start :]
+            start = stop
+
+    def note_rest(self, landed: Sequence[tuple[int, memoryview]]) -> None:
+        """Note what has not been noted yet of all that has landed: where it begins, and its memory."""
+        noted = deque(self._noted())
+        for start, memory in sorted(landed, key=itemgetter(0)):
+            at, end = start, start + len(memory)
+            while at < end:
+                while noted and noted[0][1] <= at:
+                    noted.popleft()
+                next_start, next_end = noted[0] if noted else (end, end)
+                if next_start > at:
+                    self.note(at, memory[at - start : min(end, next_start) - start])
+                at = next_end
+
+    def _noted(self) -> list[tuple[int, int]]:
+        """Start and end of what has been noted, ascending, as few stretches as possible."""
+        stretches: list[tuple[int, int]] = []
+        first = last = 0
+        for start, end in sorted([(start, end) for end, (start, _) in self._pieces.items()]):
+            if start != last:
+                stretches.append((first, last))
+                first = start
+            last = end
+        return [*stretches, (first, last)]
 
     def crc32(self) -> int:
         """Of all that was noted, end to end."""
         total = 0
-        for _, (crc, nbytes) in sorted(self._pieces.items()):
-            total = crc32_combine(total, crc, nbytes)
+        for start, end, crc in self._ascending():
+            total = crc32_combine(total, crc, end - start)
         return total
 
     def damaged(self) -> ByteRange | None:
@@ -221,23 +253,19 @@ class Check:
         if self._proof is None:
             return None
         number, filled, total = -1, 0, 0
-        for start, (crc, nbytes) in sorted(self._pieces.items()):
-            if start // self._proof.block_bytes != number:
-                number = start // self._proof.block_bytes
+        for start, end, crc in self._ascending():
+            if start // self._block_bytes != number:
+                number = start // self._block_bytes
                 filled, total = self._proof.block(number).start, 0
             if start != filled:  # a gap: nothing can be said of this block
                 continue
-            total = crc32_combine(total, crc, nbytes)
-            filled += nbytes
+            total = crc32_combine(total, crc, end - start)
+            filled = end
             block = self._proof.block(number)
             if filled == block.end and total != self._proof.crcs[number]:
                 return block
         return None
 
-    def _cuts(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """The range cut at the bounds of blocks."""
-        size = self._proof.block_bytes if self._proof is not None else max(1, end)
-        while start < end:
-            stop = min(end, (start // size + 1) * size)
-            yield start, stop
-            start = stop
+    def _ascending(self) -> list[tuple[int, int, int]]:
+        """Start, end and CRC32 of each piece."""
+        return sorted((start, end, crc) for end, (start, crc) in self._pieces.items())

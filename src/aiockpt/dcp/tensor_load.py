@@ -10,6 +10,7 @@ import logging
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 import torch
 
@@ -24,7 +25,7 @@ from aiockpt.dcp.tasks import BLOCK_BYTES, Loading, Task, landable, lasting, mis
 from aiockpt.dcp.whole_items import BufferedItem
 from aiockpt.engine.download import Read
 from aiockpt.errors import ChecksumMismatch
-from aiockpt.model import ByteRange, KiB, ObjectId
+from aiockpt.model import ByteRange, KiB, ObjectId, OnLanded
 
 logger = logging.getLogger("aiockpt")
 
@@ -155,11 +156,16 @@ class TensorLoad:
     def direct_reads(self) -> Iterator[Read]:
         """What lands in the target's memory."""
         for part in self._landing:
-            yield self.read_of(part, self._memory_of(part))
+            on_landed = partial(self._note, part.start) if self._loading.checksums else None
+            yield self.read_of(part, self._memory_of(part), on_landed)
 
-    def read_of(self, part: Stretch, into: memoryview) -> Read:
+    def read_of(self, part: Stretch, into: memoryview, on_landed: OnLanded | None = None) -> Read:
         """A stretch of the payload."""
-        return Read(self.item.source, ByteRange(self._start + part.start, self._start + part.end), into)
+        span = ByteRange(self._start + part.start, self._start + part.end)
+        return Read(self.item.source, span, into, on_landed)
+
+    def _note(self, start: int, offset: int, memory: memoryview) -> None:
+        self._check.note(start + offset, memory)
 
     def _place(self, span: ByteRange) -> tuple[int, int]:
         """Where the object has these bytes of the payload."""
@@ -225,10 +231,8 @@ class TensorLoad:
 
     def _mismatch(self, recorded: int | None) -> ChecksumMismatch | None:
         """Compare what has landed with the archive's CRC32, or those of blocks; None if nothing speaks against it."""
-        for part in self._landing:
-            self._check.note(part.start, self._memory_of(part))
-        for edge in self._edges:
-            self._check.note(edge.span.start - self._start, edge.memory)
+        landed = [(part.start, self._memory_of(part)) for part in self._landing]
+        self._check.note_rest([*landed, *((edge.span.start - self._start, edge.memory) for edge in self._edges)])
         if recorded is None and self._proof is None:
             self._loading.unproven.append(self.item)
         if recorded is not None and self._check.crc32() == recorded:

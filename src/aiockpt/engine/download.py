@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from aiockpt.engine.crew import Crew
 from aiockpt.engine.hedging import HedgeStats
 from aiockpt.errors import ObjectChanged
-from aiockpt.model import ByteRange, MiB, ObjectId
+from aiockpt.model import ByteRange, MiB, ObjectId, OnLanded
 from aiockpt.observe.exchange import gauge
 from aiockpt.plan.coalesce import Fetch, coalesce
 from aiockpt.plan.prefixes import prefix_of
@@ -46,6 +46,8 @@ class Read:
         span: half-open byte range.
         into: writable memory of the span's length. It stays the caller's, who keeps it alive until the job is done or
             the download has ended.
+        on_landed: told of its bytes as they land, on loop threads: where they begin in it, and their memory. Of no byte
+            twice, and not of all: where a second request races the first, they may be written again.
 
     Raises:
         ValueError: the memory is read-only or of another length.
@@ -54,6 +56,7 @@ class Read:
     source: ObjectId
     span: ByteRange
     into: memoryview
+    on_landed: OnLanded | None = None
 
     def __post_init__(self) -> None:
         if len(self.into) != len(self.span) or self.into.itemsize != 1 or self.into.readonly:
@@ -183,7 +186,7 @@ class Download:
 
     async def _perform(self, request: Request) -> None:
         source, fetch = request.source, request.fetch
-        landing = Landing(list(self._destinations(request)))
+        landing = self._landing(request)
         transfer = RangeTransfer(ByteRange(fetch.start, fetch.end), landing, self._pins[source])
         bulk = await self._engine.client.bulk(source.bucket)
         await self._engine.attempts(
@@ -210,19 +213,31 @@ class Download:
         if transfer.rest:
             await self._engine.get_hedging.run(partial(bulk.get, source), source, transfer, self.stats)
 
-    def _destinations(self, request: Request) -> Iterable[memoryview]:
+    def _landing(self, request: Request) -> Landing:
         """The memory of a request's pieces in object order, with throwaway memory for the gaps between them."""
+        views: list[memoryview] = []
+        told: list[OnLanded | None] = []
         position = request.fetch.start
         for piece in request.fetch.pieces:
             read = request.reads[piece.read]
             start = read.span.start + piece.offset
             if start > position:
-                yield self._engine.scrap(start - position)
-            yield read.into[piece.offset : piece.offset + piece.length]
+                views.append(self._engine.scrap(start - position))
+                told.append(None)
+            views.append(read.into[piece.offset : piece.offset + piece.length])
+            told.append(_from(piece.offset, read.on_landed))
             position = start + piece.length
+        return Landing(views, told if any(told) else ())
 
     def _landed(self, job: Job, nbytes: int) -> None:
         self.stats.wanted_bytes += nbytes
         job.missing_bytes -= nbytes
         if not job.missing_bytes:
             self._on_done(job)
+
+
+def _from(offset: int, tell: OnLanded | None) -> OnLanded | None:
+    """The same for a piece of a read that begins at ``offset``."""
+    if tell is None or not offset:
+        return tell
+    return lambda start, memory: tell(offset + start, memory)

@@ -1,11 +1,19 @@
 """Where a response body goes: a cursor over the memory that it lands in.
 
-One job: hand out the next writable stretch and remember how far the bytes have come. It knows no sockets.
+One job: hand out the next writable stretch and remember how far the bytes have come. It knows no sockets. Who wants to
+look at bytes is told of them as they land, while they are still in the processor's cache: a CRC32 then takes a tenth
+of the time that it takes later.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from aiockpt.model import KiB, OnLanded
+
+#: Most that is handed out at once where somebody looks at it: it has to be in the cache then, and 1 to 2 MiB of that
+#: are common.
+LOOKED_AT_BYTES = 512 * KiB
 
 
 class Landing:
@@ -13,15 +21,20 @@ class Landing:
 
     The views belong to the caller, who keeps the memory behind them alive until the exchange has ended.
 
+    Args:
+        views: the memory.
+        on_landed: who is to be told for each of the views (None: nobody); empty for nobody at all.
+
     Attributes:
         total: bytes that the views hold together.
         landed: bytes that have arrived.
     """
 
-    __slots__ = ("_current", "_index", "_views", "landed", "total")
+    __slots__ = ("_current", "_index", "_on_landed", "_views", "landed", "total")
 
-    def __init__(self, views: Sequence[memoryview]) -> None:
+    def __init__(self, views: Sequence[memoryview], on_landed: Sequence[OnLanded | None] = ()) -> None:
         self._views = [view for view in views if len(view)]
+        self._on_landed = [tell for view, tell in zip(views, on_landed, strict=False) if len(view)]
         self._index = 0
         self._current = self._views[0] if self._views else memoryview(b"")
         self.total = sum(map(len, self._views))
@@ -35,8 +48,10 @@ class Landing:
     def fork(self) -> Landing:
         """Another cursor over the same memory, from the same byte on: two transfers may land the same bytes.
 
-        From any thread, while this one moves on: all that is read of it is how far it has come.
+        From now on nobody is told of what lands by either: the other one may write there again. From any thread, while
+        this one moves on: that must end before it is read how far it has come.
         """
+        self._on_landed = []
         other = Landing(self._views)
         ahead = self.landed
         while ahead:
@@ -47,11 +62,13 @@ class Landing:
 
     def buffer(self) -> memoryview:
         """The next stretch to be written; empty only when everything has landed."""
-        return self._current
+        return self._current[:LOOKED_AT_BYTES] if self._on_landed else self._current
 
     def advance(self, nbytes: int) -> None:
         """Note that ``nbytes`` were written to the start of ``buffer()``."""
         self.landed += nbytes
+        if on_landed := self._on_landed:
+            self._tell(on_landed[self._index], nbytes)
         if nbytes < len(self._current):
             self._current = self._current[nbytes:]
             return
@@ -70,3 +87,7 @@ class Landing:
             self.advance(size)
             copied += size
         return copied
+
+    def _tell(self, tell: OnLanded | None, nbytes: int) -> None:
+        if tell is not None:
+            tell(len(self._views[self._index]) - len(self._current), self._current[:nbytes])

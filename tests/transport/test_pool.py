@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import weakref
 from collections import Counter
+from contextvars import ContextVar
 from dataclasses import replace
 
 import pytest
@@ -259,6 +261,25 @@ async def test_a_connection_that_is_not_made_in_time(certificate: Certificate) -
     async with server(mute) as endpoint, make_pool(connect_timeout_s=0.1, tls=tls) as pool:
         with pytest.raises(TransportTimeout, match=r"0\.1 s"):  # the handshake is never answered
             await pool.request(Endpoint("https", endpoint.host, endpoint.port), GET, buffered)
+
+
+async def test_an_idle_connection_keeps_nothing_of_what_it_was_made_for() -> None:
+    class Whatever:
+        """A caller's."""
+
+    variable: ContextVar[Whatever] = ContextVar("variable")
+    kept: list[weakref.ref[Whatever]] = []
+
+    async def caller(pool: ConnectionPool, endpoint: Endpoint) -> None:
+        whatever = Whatever()
+        kept.append(weakref.ref(whatever))
+        variable.set(whatever)
+        await pool.request(endpoint, GET, buffered)
+
+    async with server(polite) as endpoint, make_pool(connect_timeout_s=0.3) as pool:
+        await asyncio.create_task(caller(pool, endpoint))
+        assert pool.opened == 1
+        await until(lambda: kept[0]() is None)  # asyncio's loop keeps a cancelled timer until it is due
 
 
 async def test_fresh_connections_do_not_gather() -> None:

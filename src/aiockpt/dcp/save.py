@@ -158,9 +158,8 @@ class SavePipeline:
 
     def _expect(self, nbytes: int) -> None:
         """So many bytes are wanted beside those that stand; what gave way was sent for nothing."""
-        self._recorder.expect(
-            self._standing_bytes + nbytes, lambda: sum(session.sent_bytes for session in self._sessions)
-        )
+        sessions = self._sessions  # not this pipeline: a recorder lives on, and must not keep what was saved
+        self._recorder.expect(self._standing_bytes + nbytes, lambda: sum(one.sent_bytes for one in sessions))
 
     def _begin(
         self,

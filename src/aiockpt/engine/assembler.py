@@ -46,6 +46,8 @@ class PartAssembler:
         self._reserve = reserve
         self._arena = memoryview(bytearray())
         self._run_start = self._run_end = 0  # what of the arena is not yet among the part's views
+        self._views: list[memoryview] = []
+        self._owners: list[object] = []
         self._number = 0
         self.nbytes = 0
         self.crc32 = 0
@@ -113,6 +115,7 @@ class PartAssembler:
         self._staged += len(self._arena)
         if self._part_nbytes or self._number == 1:
             self._submit_part()
+        self._views, self._owners, self._arena = [], [], memoryview(b"")  # they are the part's, and end with it
 
     def _copied(self, size: int) -> None:
         self._run_end += size
@@ -122,8 +125,7 @@ class PartAssembler:
     def _begin_part(self) -> None:
         self._number += 1
         self._room = self._part_bytes(self._number)
-        self._views: list[memoryview] = []
-        self._owners: list[object] = []
+        self._views, self._owners = [], []
         self._part_nbytes = self._part_crc = self._staged = 0
 
     def _end_part(self) -> None:

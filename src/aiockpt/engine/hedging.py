@@ -112,6 +112,7 @@ class Hedging:
             await race.run()
             complete = True
         finally:
+            transfer.on_answer = None  # it leads back to the transfer, and so to the caller's memory
             del self._races[flight]
             self._control.on_end(flight, self._clock.now(), complete=complete)
 

@@ -11,6 +11,7 @@ import asyncio
 import ssl
 from collections import defaultdict
 from collections.abc import Callable
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Self
 
@@ -161,7 +162,8 @@ class ConnectionPool:
         protocol = tunnel or connection
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                await loop.create_connection(lambda: protocol, endpoint.host, endpoint.port)
+                connecting = loop.create_connection(lambda: protocol, endpoint.host, endpoint.port)
+                await loop.create_task(connecting, context=Context())  # it outlives what it is made for
                 if tunnel is not None:
                     await tunnel.agreed
         except BaseException:
@@ -172,7 +174,8 @@ class ConnectionPool:
         """Keep one timer that looks for stalls while anything is under way."""
         if self._watchdog is None:
             loop = asyncio.get_running_loop()
-            self._watchdog = loop.call_later(self._stall_timeout_s / STALL_CHECKS, self._check_stalls)
+            after_s = self._stall_timeout_s / STALL_CHECKS
+            self._watchdog = loop.call_later(after_s, self._check_stalls, context=Context())
 
     def _check_stalls(self) -> None:
         self._watchdog = None

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributed.checkpoint.planner import WriteItem
 
+from aiockpt.dcp.files import FilePlan
 from aiockpt.dcp.rounds import MAX_ROUNDS, Rounds
-from aiockpt.dcp.save import FilePlan
 from aiockpt.errors import PreconditionFailed
 from aiockpt.model import ObjectId
 

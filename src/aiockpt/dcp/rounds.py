@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from torch.distributed.checkpoint.filesystem import DEFAULT_SUFFIX
 from torch.distributed.checkpoint.planner import WriteItem
 
-from aiockpt.dcp.save import FilePlan
+from aiockpt.dcp.files import FilePlan
 from aiockpt.errors import PreconditionFailed
 from aiockpt.model import ObjectId
 

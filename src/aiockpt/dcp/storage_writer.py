@@ -13,7 +13,6 @@ from torch.distributed.checkpoint.filesystem import (
     CURRENT_DCP_VERSION,
     FileSystemWriter,
     SerializationFormat,
-    _split_by_size_and_type,
     _StorageInfo,
     _StoragePrefix,
 )
@@ -28,6 +27,7 @@ from aiockpt.config import S3ClientConfig
 from aiockpt.dcp.background import background_store
 from aiockpt.dcp.commit import Survey, commit, lost, replaced_data, survey, withdraw
 from aiockpt.dcp.file_system import S3FileSystem, object_at
+from aiockpt.dcp.files import split
 from aiockpt.dcp.metadata import dump_metadata
 from aiockpt.dcp.numbering import likely_number, note_used
 from aiockpt.dcp.peers import Fate, failing_together, shared_fates
@@ -146,11 +146,7 @@ class S3StorageWriter(FileSystemWriter):
         return future
 
     def _write(self, plan: SavePlan, planner: SavePlanner, prefix: str, *, alone: bool) -> list[WriteResult]:
-        buckets = (
-            _split_by_size_and_type(self.thread_count, plan.items)
-            if self.single_file_per_rank
-            else [[item] for item in plan.items]
-        )
+        buckets = split(plan.items, self.thread_count) if self.single_file_per_rank else [[item] for item in plan.items]
         files = list(self._writable_files(buckets))
         recorder = self._recording.current(self._base.uri)
         pipeline = SavePipeline(self._store, self._base, planner, self.transforms, self.serialization_format, recorder)

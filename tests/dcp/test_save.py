@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import SerializationFormat
 
 from aiockpt.dcp.save import _standalone
-from aiockpt.model import MiB
+from aiockpt.model import KiB, MiB
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
 from dcp.checkpoints import Place, emptied, nbytes_of, random_tensor, same_bits
 

@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from aiockpt.blocking.store import Store
+from aiockpt.blocking.store import Store, Threads
 from aiockpt.config import S3ClientConfig
 from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import NotFound, PreconditionFailed
@@ -217,3 +217,12 @@ def test_what_a_forked_child_has_of_its_parent_fails_at_once(
         loop_threads,
     )
     assert done.stdout == "7\n", done.stderr
+
+
+def test_cpu_time_of_threads_is_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that of threads whose name only begins alike; those that serve the first have a number behind it."""
+    spent = {"background-1": 1.0, "background-1-2": 2.0, "background-19": 40.0, "background-19-2": 80.0, "loop": 160.0}
+    monkeypatch.setattr("aiockpt.blocking.store.loop_cpu_s", lambda: spent)
+    monkeypatch.setattr("aiockpt.blocking.store.time.thread_time", lambda: 0.5)
+    assert Threads("background-1").cpu_s() == 3.5
+    assert Threads("background-19").cpu_s() == 120.5

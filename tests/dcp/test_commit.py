@@ -16,7 +16,8 @@ from torch.distributed.checkpoint.planner import WriteItem
 from aiockpt.blocking.store import Store
 from aiockpt.config import S3ClientConfig
 from aiockpt.dcp import S3FileSystem, S3StorageReader, S3StorageWriter
-from aiockpt.dcp.commit import REMEMBERED, _committed, survey
+from aiockpt.dcp.commit import _committed, survey
+from aiockpt.dcp.recent import REMEMBERED, Recent
 from aiockpt.errors import PreconditionFailed, ServiceError
 from aiockpt.model import NOTHING, ObjectId
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
@@ -156,7 +157,7 @@ def test_what_will_be_replaced_is_looked_up_while_the_new_data_are_written(
     path: str, local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(path, 1)
-    monkeypatch.setattr("aiockpt.dcp.commit._committed", {})  # as if another process had written it
+    monkeypatch.setattr("aiockpt.dcp.commit._committed", Recent())  # as if another process had written it
     local_endpoint.reset_stats()
     planner = WaitingPlanner()
     thread = threading.Thread(target=save, args=(path, 2, planner))

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from aiockpt.dcp import numbering
-from aiockpt.dcp.numbering import REMEMBERED, likely_number, note_used
+from aiockpt.dcp.numbering import likely_number, note_used
+from aiockpt.dcp.recent import REMEMBERED
 from aiockpt.model import ObjectId
 
 

@@ -22,6 +22,7 @@ from torch.distributed.checkpoint.planner import LoadPlan
 import aiockpt
 from aiockpt import S3ReaderConstructor
 from aiockpt.dcp import commit
+from aiockpt.dcp.recent import Recent
 from aiockpt.dcp.recording import Recording
 from aiockpt.model import MiB
 from aiockpt.observe.report import Phase, Progress, Report
@@ -103,7 +104,7 @@ def test_looking_at_what_a_save_replaces_counts(
     local: Place, local_endpoint: LocalEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved(local)
-    monkeypatch.setattr(commit, "_committed", {})  # as in another process, which has to read the metadata
+    monkeypatch.setattr(commit, "_committed", Recent())  # as in another process, which has to read the metadata
     local_endpoint.reset_stats()
     report = saved(local)
     assert report.operations == local_endpoint.stats().requests

@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from aiockpt.blocking.download import BlockingDownload
-from aiockpt.blocking.upload import BlockingUpload, Pacer
+from aiockpt.blocking.upload import BlockingUpload
 from aiockpt.bridge import FOREGROUND, Bridge, Call, get_bridge, loop_cpu_s
 from aiockpt.config import S3ClientConfig
 from aiockpt.engine.engine import LoopEngine
 from aiockpt.model import ANYTHING, ObjectId, ObjectInfo, Replaces
+from aiockpt.plan.pace import Pace
 from aiockpt.s3.control import ListedObject
 from aiockpt.scope import session
 
@@ -55,8 +56,15 @@ class Threads:
 
     def cpu_s(self) -> float:
         """CPU seconds that they and this thread have taken so far."""
-        loops = sum(cpu_s for name, cpu_s in loop_cpu_s().items() if name.startswith(self.name))
-        return time.thread_time() + loops
+        own = (cpu_s for name, cpu_s in loop_cpu_s().items() if name == self.name or name.startswith(f"{self.name}-"))
+        return time.thread_time() + sum(own)
+
+    def pauses(self) -> Callable[[], float]:
+        """For an upload that begins now, on this thread: tells how many seconds to pause for its share."""
+        if self.share == math.inf:
+            return lambda: 0.0
+        pace = Pace(self.share, time.perf_counter(), self.cpu_s())
+        return lambda: pace.pause_s(time.perf_counter(), self.cpu_s())
 
 
 @dataclass(frozen=True)
@@ -152,8 +160,10 @@ class Store:
     @contextmanager
     def upload(self) -> Iterator[BlockingUpload]:
         """An upload to feed from this thread; leaving the block with an exception aborts it."""
-        threads = self.threads
-        with session(), self.lease() as lease:
-            pacer = Pacer(threads.share, threads.cpu_s)
-            with BlockingUpload(lease.bridge, lease.engine, pacer, few_parts=threads.few_parts) as upload:
-                yield upload
+        pause_s, few_parts = self.threads.pauses(), self.threads.few_parts
+        with (
+            session(),
+            self.lease() as lease,
+            BlockingUpload(lease.bridge, lease.engine, pause_s, few_parts=few_parts) as upload,
+        ):
+            yield upload

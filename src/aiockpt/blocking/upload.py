@@ -7,7 +7,6 @@ network waits there. Large memory is sent from where it is.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Collection
 from functools import partial
 from types import TracebackType
@@ -20,20 +19,21 @@ from aiockpt.engine.budget import ByteBudget
 from aiockpt.engine.engine import LoopEngine
 from aiockpt.engine.upload import OutgoingObject, OutgoingPart, Upload, UploadStats
 from aiockpt.model import ANYTHING, ObjectId, Replaces
-from aiockpt.plan.pace import Pace
 
 
 class BlockingUpload:
     """See the module. A context manager for one thread; made by ``Store.upload``.
 
+    Before each part it asks ``pause_s`` how long to pause; ``few_parts``: see ``plan.parts``.
+
     Leaving the block waits until every object stands; leaving it with an exception aborts those that do not.
     """
 
-    def __init__(self, bridge: Bridge, engine: LoopEngine, pacer: Pacer, *, few_parts: bool) -> None:
+    def __init__(self, bridge: Bridge, engine: LoopEngine, pause_s: Callable[[], float], *, few_parts: bool) -> None:
         self.engine = engine
         self.part_sizes = partial(engine.part_sizes, few=few_parts)
         self._bridge = bridge
-        self._pacer = pacer
+        self._pause_s = pause_s
         self._staging = Staging(engine.budget)
         self._upload: Upload
         self._call: Call[UploadStats]
@@ -69,7 +69,7 @@ class BlockingUpload:
 
     def submit(self, outgoing: OutgoingObject, part: OutgoingPart) -> None:
         """Hand a part of ``outgoing`` over to the loop, when it is time for it."""
-        if pause_s := self._pacer.pause_s():
+        if pause_s := self._pause_s():
             self._call.wait(pause_s)
         self.raise_if_failed()
         self._staging.submitted(part)
@@ -165,25 +165,6 @@ class ObjectWriter:
         parts, self._held = self._held, []
         for part in parts:
             self._upload.submit(self._outgoing, part)
-
-
-class Pacer:
-    """Keeps one upload to a share of a processor; see ``plan.pace``.
-
-    Args:
-        share: CPU seconds that may be spent in a second.
-        cpu_s: those spent so far.
-        now: the time.
-    """
-
-    def __init__(self, share: float, cpu_s: Callable[[], float], now: Callable[[], float] = time.perf_counter) -> None:
-        self._cpu_s = cpu_s
-        self._now = now
-        self._pace = Pace(share, now(), cpu_s())
-
-    def pause_s(self) -> float:
-        """How long to pause now."""
-        return self._pace.pause_s(self._now(), self._cpu_s())
 
 
 class Staging:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from aiockpt.dcp.names import data_number, folder_of
+from aiockpt.dcp.recent import Recent
 from aiockpt.dcp.standing import data_of
 from aiockpt.engine.crew import run_all
 from aiockpt.engine.engine import LoopEngine
@@ -31,16 +32,13 @@ from aiockpt.model import NOTHING, ObjectId, Replaces
 
 logger = logging.getLogger("aiockpt")
 
-#: How many checkpoints are remembered; training overwrites one or two.
-REMEMBERED = 16
-
 #: From so many seconds on a save looks whether its data still stand before it commits: far below any grace of a sweep,
 #: and the look, a listing, is then nothing beside the save.
 LONG_S = 600.0
 
 #: What this process has committed: by the bucket's URL, the metadata's key and ETag, the keys of its data. So a
 #: checkpoint that replaces one of our own need not read the old metadata, which takes 0.2 s for 20,000 tensors.
-_committed: dict[tuple[str, str, str], frozenset[str]] = {}
+_committed: Recent[tuple[str, str, str], frozenset[str]] = Recent()
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,9 +193,7 @@ async def _delete_all(engine: LoopEngine, bucket: str, keys: Collection[str], *,
 
 def _remember(bucket_url: str, key: str, etag: str, data: Collection[str]) -> None:
     if etag:  # some stores leave it out
-        _committed[bucket_url, key, etag] = frozenset(data)
-    while len(_committed) > REMEMBERED:
-        del _committed[next(iter(_committed))]
+        _committed.note((bucket_url, key, etag), frozenset(data))
 
 
 async def _put(engine: LoopEngine, metadata: ObjectId, data: bytes, replaces: Replaces) -> str:

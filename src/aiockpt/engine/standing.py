@@ -47,27 +47,11 @@ class Conditions:
         """What may be asked of a bucket: ``replaces``, or nothing if conditions are refused there."""
         return ANYTHING if bucket in self._refusing else replaces
 
-    def refused(self, bucket: str) -> None:
-        """A conditional write to ``bucket`` was answered with 501."""
-        if bucket not in self._refusing:
-            self._refusing.add(bucket)
-            logger.warning("bucket %s: the store refuses conditional writes; of two writers the last one wins", bucket)
-
     def asked(self, bucket: str) -> bool:
         """Whether it was asked before if conditions are heeded in ``bucket``; it counts as asked from now on."""
         before = bucket in self._asked | self._refusing
         self._asked.add(bucket)
         return before
-
-    def ignored(self, bucket: str) -> None:
-        """A write to ``bucket`` was performed although its condition did not hold."""
-        if bucket not in self._ignoring:
-            self._ignoring.add(bucket)
-            logger.warning(
-                "bucket %s: the store ignores the conditions of writes; what stands is looked at before each write, "
-                "but of two writers at the same moment the last one wins",
-                bucket,
-            )
 
     def are_compared(self, bucket: str, replaces: Replaces) -> bool:
         """Whether the writer has to see by itself that it replaces no more than it may, as well as it can."""
@@ -76,15 +60,26 @@ class Conditions:
             return True
         return bucket in self._ignoring
 
+    def refused(self, bucket: str) -> None:
+        """A conditional write to ``bucket`` was answered with 501."""
+        _say_once(self._refusing, bucket, "the store refuses conditional writes; of two writers the last one wins")
+
+    def ignored(self, bucket: str) -> None:
+        """A write to ``bucket`` was performed although its condition did not hold."""
+        _say_once(self._ignoring, bucket, f"the store ignores the conditions of writes; {_COMPARED}")
+
     def weak(self, bucket: str) -> None:
         """``bucket`` has a weak ETag where a strong one is needed."""
-        if bucket not in self._weak:
-            self._weak.add(bucket)
-            logger.warning(
-                "bucket %s: ETags are weak, so that nothing can be written on condition of them; they are compared "
-                "before each write, but of two writers at the same moment the last one wins",
-                bucket,
-            )
+        _say_once(self._weak, bucket, f"ETags are weak, so that no write can be on condition of them; {_COMPARED}")
+
+
+_COMPARED = "what stands is looked at before each write, but of two writers at the same moment the last one wins"
+
+
+def _say_once(known: set[str], bucket: str, what: str) -> None:
+    if bucket not in known:
+        known.add(bucket)
+        logger.warning("bucket %s: %s", bucket, what)
 
 
 async def stand(

@@ -84,8 +84,7 @@ def is_retryable(error: BaseException, operation: Operation) -> bool:
     COMPLETE is answered with NoSuchUpload after a success, and the caller has to look whether the object is
     there; DELETE_ONCE is not repeated if it may have been done. An answer that breaks the protocol counts as lost:
     proxies, and servers that are being restarted, send such. Damaged bytes are sent or fetched anew, unless they are
-    stored like that. A changed or truncated object is not read
-    again, and a certificate that is not trusted stays so.
+    stored like that. A changed or truncated object is not read again, and a certificate that is not trusted stays so.
     """
     return _may_help(error, operation) and not (operation is Operation.DELETE_ONCE and may_have_happened(error))
 

@@ -42,14 +42,16 @@ class BlockCrcs:
 
     def add(self, view: memoryview) -> int:
         """Append *view*, which is made of bytes; returns its CRC32."""
-        total = 0
-        while len(view):
-            if not self._room:
-                self.crcs.append(0)
+        total, at = 0, 0
+        while at < len(view):
+            piece = view[at : at + (self._room or self._block_bytes)]
+            crc, nbytes = crc32(piece), len(piece)
+            if self._room:
+                self.crcs[-1] = crc32_combine(self.crcs[-1], crc, nbytes)
+            else:
+                self.crcs.append(crc)
                 self._room = self._block_bytes
-            piece, view = view[: self._room], view[self._room :]
-            crc = crc32(piece)
-            self.crcs[-1] = crc32_combine(self.crcs[-1], crc, len(piece))
-            total = crc32_combine(total, crc, len(piece))
-            self._room -= len(piece)
+            self._room -= nbytes
+            total = crc32_combine(total, crc, nbytes) if at else crc
+            at += nbytes
         return total

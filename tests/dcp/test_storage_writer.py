@@ -104,8 +104,8 @@ def test_one_object_for_each_item(local: Place) -> None:
 
 
 def test_as_many_objects_as_threads(local: Place) -> None:
-    """But none without items, which no metadata would refer to: stock DCP puts the object beside the smaller tensor."""
-    local.save({**STATE, "third": torch.ones(2)}, thread_count=3)
+    """But none without items, which no metadata would refer to."""
+    local.save({name: torch.ones(3) for name in "abc"} | {"step": 1}, thread_count=3)
     assert local.keys("ckpt/_") == [f"ckpt/__0_{n}.distcp" for n in range(3)]
     local.save({"w": torch.ones(3)}, "less", thread_count=3)
     assert local.keys("less/") == ["less/.metadata", "less/__0_0.distcp"]

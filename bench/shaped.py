@@ -33,7 +33,7 @@ def shaped(settings: Settings, *, latency_s: float, connection_mb_s: float, tota
         plotted=(GB_S,),
     )
     connections = round(HEADROOM * total_gb_s * 1e3 / connection_mb_s)
-    with open_storage(settings.place, reserve_bytes=4 * settings.nbytes, shape=shape) as storage:
+    with open_storage(settings.place, reserve_bytes=6 * settings.nbytes, shape=shape) as storage:
         shared = (storage, settings.nbytes, settings.contenders, (1,), settings.rounds)
         loads = transfer.load_rounds(*shared, bare=BareLoad(connections, REQUEST_BYTES))
         bare = BareSave(settings.nbytes, connections, REQUEST_BYTES)

@@ -21,7 +21,7 @@ def tls(settings: Settings) -> Report:
     report = Report("over TLS", plotted=(GB_S, CPU, EXTRA))
     with tempfile.TemporaryDirectory() as folder:
         files = issue_certificate(Path(folder))
-        with open_storage(settings.place, reserve_bytes=4 * settings.nbytes, tls=files) as storage:
+        with open_storage(settings.place, reserve_bytes=7 * settings.nbytes, tls=files) as storage:
             shared = (storage, settings.nbytes, settings.contenders, (1,), settings.rounds)
             loads, saves = transfer.load_rounds(*shared), transfer.save_rounds(*shared)
     transfer.add_thread_rows(report, {(name, "load"): observed for (name, _), observed in loads.items()})

@@ -173,13 +173,14 @@ class Tunnel(asyncio.BufferedProtocol, asyncio.Transport):
 
     def _fill(self, into: memoryview) -> tuple[int, bool]:
         """Decrypt into memory, a record at a time; returns how many bytes came, and whether TLS has ended."""
-        filled = 0
+        filled, nbytes = 0, len(into)
+        incoming, tls = self._incoming, self._tls
         with suppress(ssl.SSLWantReadError):  # part of a record
-            while filled < len(into) and self._has_more:
-                came = cast("int", self._tls.read(len(into) - filled, cast("bytearray", into[filled:])))
+            while filled < nbytes and (incoming.pending or tls.pending()):
+                came = tls.read(nbytes - filled, into[filled:])  # type: ignore[arg-type]  # any buffer will do
                 if not came:
                     return filled, True
-                filled += came
+                filled += came  # type: ignore[operator]  # the number of bytes, with a buffer
         return filled, False
 
     @property

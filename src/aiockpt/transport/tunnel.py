@@ -180,7 +180,7 @@ class Tunnel(asyncio.BufferedProtocol, asyncio.Transport):
                 came = tls.read(nbytes - filled, into[filled:])  # type: ignore[arg-type]  # any buffer will do
                 if not came:
                     return filled, True
-                filled += came  # type: ignore[operator]  # the number of bytes, with a buffer
+                filled += came
         return filled, False
 
     @property

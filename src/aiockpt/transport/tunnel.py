@@ -177,10 +177,10 @@ class Tunnel(asyncio.BufferedProtocol, asyncio.Transport):
         incoming, tls = self._incoming, self._tls
         with suppress(ssl.SSLWantReadError):  # part of a record
             while filled < nbytes and (incoming.pending or tls.pending()):
-                came = tls.read(nbytes - filled, into[filled:])  # type: ignore[arg-type]  # any buffer will do
+                came = tls.read(nbytes - filled, into[filled:])
                 if not came:
                     return filled, True
-                filled += came
+                filled += came  # type: ignore[operator]  # the number of bytes, with a buffer
         return filled, False
 
     @property

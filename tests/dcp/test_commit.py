@@ -203,7 +203,7 @@ def test_a_checkpoint_of_the_same_name_elsewhere_is_another(path: str, local_buc
 def test_only_some_commits_are_remembered(path: str) -> None:
     for number in range(REMEMBERED + 3):
         save(f"{path}-{number}", number)
-    assert len(_committed) == REMEMBERED
+    assert len(_committed._rows) == REMEMBERED
 
 
 @pytest.mark.parametrize("first", [False, True])

@@ -190,7 +190,7 @@ def metadata_of(save: int, paths: Sequence[str]) -> bytes:
 class CommitModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        room._committed.clear()  # ETags begin anew with each store
+        room._committed._rows.clear()  # ETags begin anew with each store
         self.runner = asyncio.Runner()
         self.store = Store()
         self.engine = cast("LoopEngine", self.store)

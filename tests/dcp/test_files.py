@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
 
-from aiockpt.dcp.files import LARGE_FRACTION, FilePlan, item_nbytes, split
+from aiockpt.dcp.files import LARGE_FRACTION, FilePlan, split
 from aiockpt.model import KiB
 
 
@@ -42,13 +44,23 @@ def test_every_item_is_in_one_file_behind_those_before_it(sizes: list[int | None
     assert all(names(file) == sorted(names(file), key=int) for file in files)
 
 
+def weight(items: Sequence[WriteItem]) -> int:
+    return FilePlan("x", items).estimated_nbytes()
+
+
 @given(ITEMS, st.integers(1, 9))
 def test_files_are_of_about_one_size(sizes: list[int | None], count: int) -> None:
-    known = [size for size in sizes if size is not None]
-    files = split([item(f"{n}", (size,)) for n, size in enumerate(known)], count)
-    share = sum(known) / count
-    largest = max((size for size in known if size > share * LARGE_FRACTION), default=0)
-    assert max(sum(map(item_nbytes, file)) for file in files) <= share * (1 + LARGE_FRACTION) + largest
+    items = [item(f"{n}", (size,)) for n, size in enumerate(size for size in sizes if size is not None)]
+    share = weight(items) / count
+    largest = max((one for one in (weight([item]) for item in items) if one > share * LARGE_FRACTION), default=0)
+    assert max(map(weight, split(items, count))) <= share * (1 + LARGE_FRACTION) + largest
+
+
+def test_empty_tensors_weigh_as_much_as_their_archives() -> None:
+    assert [len(file) for file in split([item(f"{n}", (0,)) for n in range(800)], 8)] == [100] * 8
+    items = [*(item(f"large {n}", (2_000_000,)) for n in range(20)), *(item(f"{n}", (4,)) for n in range(5980))]
+    weights = [weight(file) for file in split(items, 8)]
+    assert max(weights) <= 1.02 * min(weights)
 
 
 def test_equal_tensors_and_serialized_objects_are_dealt_out_evenly() -> None:
@@ -62,6 +74,6 @@ def test_small_neighbours_stay_together() -> None:
 
 
 def test_small_ones_make_up_for_what_large_ones_leave() -> None:
-    sizes = [4000, *[10] * 300, 3000]
-    files = split([item(f"{n}", (size,)) for n, size in enumerate(sizes)], 2)
-    assert [sum(map(item_nbytes, file)) for file in files] == [5000, 5000]
+    sizes = [400_000, *[10] * 300, 300_000]
+    first, second = split([item(f"{n}", (size,)) for n, size in enumerate(sizes)], 2)
+    assert abs(weight(first) - weight(second)) <= 2 * weight([item("small", (10,))])

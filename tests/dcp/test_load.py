@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from torch.distributed.checkpoint.filesystem import SerializationFormat
 from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, ReadItem
 
+from aiockpt.dcp.proof import ATTRIBUTE
 from aiockpt.dcp.slices import MAX_STRIDE_GAP_BYTES
 from aiockpt.errors import ChecksumMismatch, IntegrityError, MetadataError, NotFound, S3Exception, ShortRead
 from aiockpt.model import KiB, MiB
@@ -188,6 +190,29 @@ def test_damage_is_found_in_slices_of_small_tensors(local: Place, local_endpoint
         error = failure(caught.value)
         assert isinstance(error, ChecksumMismatch)
         assert "'w'" in str(error)
+
+
+@pytest.mark.parametrize(
+    "spoilt", [lambda packed: packed[:-4], lambda _: b"", lambda _: 7, lambda packed: b"\x7f" + packed[1:]]
+)
+@pytest.mark.parametrize("checksum", ["crc32", "off"])
+@pytest.mark.parametrize("rows", [48, 1024], ids=["small", "large"])
+def test_slices_of_items_whose_proof_does_not_fit(local: Place, rows: int, checksum: str, spoilt: Any) -> None:
+    """Those of small ones are fetched with the rest of it, whose CRC32 the archive has."""
+    state = {"w": random_tensor((rows, 1024), torch.float32, 1)}
+    local.save(state)
+    metadata = pickle.loads(local.get("ckpt/.metadata"))
+    for place in metadata.storage_data.values():
+        setattr(place, ATTRIBUTE, spoilt(getattr(place, ATTRIBUTE)))
+    local.client.put_object(Bucket=local.bucket, Key="ckpt/.metadata", Body=pickle.dumps(metadata))
+    target = {"w": torch.zeros(12, 1024)}
+    try:
+        local.load(target, planner=Slices({"w": (12, 0)}), checksum=checksum)
+    except CheckpointException as error:
+        assert rows > 48
+        assert isinstance(failure(error), MetadataError)  # noqa: PT017
+    else:
+        assert same_bits(target, {"w": state["w"][12:24]})
 
 
 @pytest.mark.parametrize("form", SerializationFormat)

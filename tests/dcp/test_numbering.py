@@ -10,7 +10,7 @@ from aiockpt.model import ObjectId
 
 @pytest.fixture(autouse=True)
 def _nothing_used_yet() -> None:
-    numbering._next_numbers.clear()
+    numbering._next_numbers._rows.clear()
 
 
 def at(name: str) -> ObjectId:
@@ -35,4 +35,4 @@ def test_those_that_were_used_last_are_remembered() -> None:
         note_used(at("overwritten"), step)
     assert likely_number(at("overwritten")) == 3 * REMEMBERED - 1
     assert likely_number(at("step-0")) == 0
-    assert len(numbering._next_numbers) == REMEMBERED
+    assert len(numbering._next_numbers._rows) == REMEMBERED

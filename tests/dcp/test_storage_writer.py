@@ -20,7 +20,7 @@ from aiockpt.dcp import (
     S3PrefixStrategyBase,
     S3StorageWriter,
 )
-from aiockpt.errors import AccessDenied, AiockptError, TransportError
+from aiockpt.errors import AccessDenied, AiockptError, ConfigError, TransportError
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
 from dcp.checkpoints import Place, emptied, failure, random_tensor, same_bits
 
@@ -109,6 +109,12 @@ def test_as_many_objects_as_threads(local: Place) -> None:
     assert local.keys("ckpt/_") == [f"ckpt/__0_{n}.distcp" for n in range(3)]
     local.save({"w": torch.ones(3)}, "less", thread_count=3)
     assert local.keys("less/") == ["less/.metadata", "less/__0_0.distcp"]
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_there_is_at_least_one_object(local: Place, count: int) -> None:
+    with pytest.raises(ConfigError, match=f"thread_count must be at least 1, got {count}"):
+        local.writer(thread_count=count)
 
 
 def test_settings_for_what_is_written(local: Place) -> None:

@@ -38,14 +38,14 @@ def item_nbytes(item: WriteItem) -> int:
 
 
 def split(items: Sequence[WriteItem], count: int) -> list[list[WriteItem]]:
-    """Divide items among ``count`` files of about equal sizes, some of which may stay empty; each keeps their order.
+    """Divide items among at least one file, ``count``, of about equal sizes; some may stay empty, all keep their order.
 
     Neighbours stay together as far as that goes: who loads part of a model wants neighbours, and thousands of tensors
     are gone through nearly twice as fast in the order in which they lie in memory.
     """
     if count == 1:
         return [list(items)]
-    sizes = [item_nbytes(item) for item in items]
+    sizes = [0 if item.type is WriteItemType.BYTE_IO else item_nbytes(item) + ARCHIVE_OVERHEAD_BYTES for item in items]
     share = sum(sizes) / count
     filled = [0] * count
     file_of = [-1] * len(items)

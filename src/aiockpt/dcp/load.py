@@ -43,8 +43,8 @@ from aiockpt.observe.report import Phase
 #: separate landing costs about as much in calls.
 TOGETHER_BELOW_BYTES = 256 * KiB
 
-#: A slice of a small item is fetched alone where that spares more bytes than this, the widest gap that is fetched
-#: between items (``max_gap_bytes``), as long as it is proven all the same.
+#: A slice of a small item is fetched alone where that spares more bytes than this, by default the widest gap that is
+#: fetched between items (``max_gap_bytes``), as long as it is proven all the same.
 TOGETHER_SPARE_BYTES = 64 * KiB
 
 #: Largest stretch that is taken apart at once, and the widest gap in it.
@@ -171,25 +171,25 @@ class _Route(enum.Enum):
     LARGE = enum.auto()
 
 
-def _route(item: StoredItem) -> _Route:
+def _route(loading: Loading, item: StoredItem) -> _Route:
     if item.read.type is LoadItemType.BYTE_IO or item.transforms or item.dtype is None:
         return _Route.BUFFERED
     if 0 in item.read.lengths:
         return _Route.EMPTY
     if item.is_bare:
         return _Route.BARE
-    if item.length <= TOGETHER_SPARE_BYTES or (item.length < TOGETHER_BELOW_BYTES and not _is_better_alone(item)):
+    if item.length <= TOGETHER_SPARE_BYTES:
         return _Route.TOGETHER
-    return _Route.LARGE
+    if item.length >= TOGETHER_BELOW_BYTES or _is_better_alone(item, checksums=loading.checksums):
+        return _Route.LARGE
+    return _Route.TOGETHER
 
 
-def _is_better_alone(item: StoredItem) -> bool:
+def _is_better_alone(item: StoredItem, *, checksums: bool) -> bool:
     """Whether a slice of a small item is to be fetched without the rest of it."""
-    if item.length - item.wanted_nbytes <= TOGETHER_SPARE_BYTES or item.dtype is None:
+    if item.length - item.wanted_nbytes <= TOGETHER_SPARE_BYTES or not is_row_major(item.crc32s):
         return False
-    proof = item.proof(item.payload_nbytes)
-    if proof is None or not proof.row_major:
-        return False
+    assert item.dtype is not None
     first, *more = stretches(
         item.shape,
         item.read.storage_offsets,
@@ -198,12 +198,22 @@ def _is_better_alone(item: StoredItem) -> bool:
         max_dense_bytes=None,
         max_sparse_bytes=BLOCK_BYTES,
     )
-    return first.dense and not more and proof.proves(ByteRange(first.start, first.end))
+    is_one = first.dense and not more
+    return is_one and (not checksums or _is_proven(item, ByteRange(first.start, first.end)))
+
+
+def _is_proven(item: StoredItem, span: ByteRange) -> bool:
+    """Whether the blocks that are noted for a small item prove these bytes of it; those that do not fit prove none."""
+    try:
+        proof = item.proof(item.payload_nbytes)
+    except MetadataError:  # the archive's own CRC32 will do
+        return False
+    return proof is not None and proof.proves(span)
 
 
 def _tasks(loading: Loading, items: Iterable[StoredItem]) -> Iterator[Task]:
     """The tasks for items, made one by one as they are asked for."""
-    for route, group in _groups(items):
+    for route, group in _groups(loading, items):
         first = group[0]
         if route is _Route.TOGETHER:
             yield TogetherItems(loading, group)
@@ -217,13 +227,13 @@ def _tasks(loading: Loading, items: Iterable[StoredItem]) -> Iterator[Task]:
             loading.planner.commit_tensor(first.read, target_of(loading, first))
 
 
-def _groups(items: Iterable[StoredItem]) -> Iterator[tuple[_Route, list[StoredItem]]]:
+def _groups(loading: Loading, items: Iterable[StoredItem]) -> Iterator[tuple[_Route, list[StoredItem]]]:
     """Items one by one, but for those that are fetched together."""
     group: list[StoredItem] = []
     group_route = _Route.EMPTY
     end = 0
     for item in items:
-        route = _route(item)
+        route = _route(loading, item)
         if group and not (route is group_route and _joins(route, group[0], end, item)):
             yield group_route, group
             group = []

@@ -9,14 +9,14 @@ from __future__ import annotations
 from aiockpt.dcp.recent import Recent
 from aiockpt.model import ObjectId
 
-_next_numbers: Recent[ObjectId, int] = Recent()
+_next_numbers: Recent[str, int] = Recent()
 
 
 def likely_number(prefix: ObjectId) -> int:
     """The number that the next data object whose key starts with ``prefix`` will probably have."""
-    return _next_numbers.get(prefix) or 0
+    return _next_numbers.get(prefix.uri) or 0
 
 
 def note_used(prefix: ObjectId, next_number: int) -> None:
     """Data objects of ``prefix`` stand now, the last of them right before ``next_number``."""
-    _next_numbers.note(prefix, next_number)
+    _next_numbers.note(prefix.uri, next_number)

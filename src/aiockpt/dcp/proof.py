@@ -99,8 +99,8 @@ class ProofWriter(BlockCrcs):
 
 
 def is_row_major(packed: bytes | None) -> bool | None:
-    """Whether a proof's elements lie in row-major order; None without one."""
-    return bool(packed[0] & _ROW_MAJOR) if packed else None
+    """Whether a proof's elements lie in row-major order; None without one, or with what is none."""
+    return bool(packed[0] & _ROW_MAJOR) if isinstance(packed, bytes) and packed else None
 
 
 def attach(place: _StorageInfo, packed: bytes | None) -> _StorageInfo:

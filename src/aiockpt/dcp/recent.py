@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Generic, TypeVar
 
-Key = TypeVar("Key")
+Key = TypeVar("Key", str, tuple[str, str, str])
 Value = TypeVar("Value")
 
 #: How many keys are remembered; a training overwrites one checkpoint or two.
@@ -13,7 +13,11 @@ REMEMBERED = 16
 
 
 class Recent(Generic[Key, Value]):
-    """The values that were noted last, by key. From any thread: each step on the rows is atomic."""
+    """The values that were noted last, by key. From any thread.
+
+    Each step on the rows is atomic, since keys are such as no Python code is run for: with another hash, a thread could
+    drop the row that ``popitem`` has found and is about to remove.
+    """
 
     def __init__(self) -> None:
         self._rows: OrderedDict[Key, Value] = OrderedDict()
@@ -28,10 +32,3 @@ class Recent(Generic[Key, Value]):
         self._rows[key] = value
         while len(self._rows) > REMEMBERED:
             self._rows.popitem(last=False)
-
-    def clear(self) -> None:
-        """Forget all of it."""
-        self._rows.clear()
-
-    def __len__(self) -> int:
-        return len(self._rows)

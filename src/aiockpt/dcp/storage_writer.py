@@ -36,7 +36,7 @@ from aiockpt.dcp.rounds import Rounds
 from aiockpt.dcp.s3_prefix_strategy import DefaultPrefixStrategy, S3PrefixStrategyBase
 from aiockpt.dcp.save import SavePipeline
 from aiockpt.engine.engine import LoopEngine
-from aiockpt.errors import PreconditionFailed
+from aiockpt.errors import ConfigError, PreconditionFailed
 from aiockpt.model import ObjectId
 from aiockpt.observe.recorder import Recorder
 from aiockpt.observe.report import Phase, Progress, Report
@@ -67,6 +67,9 @@ class S3StorageWriter(FileSystemWriter):
         thread_count: into how many objects a rank's data is split (parts are always sent concurrently).
         kwargs: those of ``FileSystemWriter`` (``single_file_per_rank``, ``overwrite``, ``serialization_format`` …) and
             the fields of ``S3ClientConfig`` (``endpoint_url`` …).
+
+    Raises:
+        ConfigError: a setting that cannot work.
     """
 
     def __init__(
@@ -78,6 +81,8 @@ class S3StorageWriter(FileSystemWriter):
         thread_count: int = 1,
         **kwargs: Any,
     ) -> None:
+        if thread_count < 1:
+            raise ConfigError(f"thread_count must be at least 1, got {thread_count}")
         writer_settings = {name: kwargs.pop(name) for name in _WRITER_SETTINGS & kwargs.keys()}
         super().__init__(path=path, **{"sync_files": False, "thread_count": thread_count, **writer_settings})
         self.fs = S3FileSystem(region, s3client_config=s3client_config, **kwargs)  # type: ignore[assignment]

@@ -34,7 +34,7 @@ class Landing:
 
     def __init__(self, views: Sequence[memoryview], on_landed: Sequence[OnLanded | None] = ()) -> None:
         self._views = [view for view in views if len(view)]
-        self._on_landed = [tell for view, tell in zip(views, on_landed, strict=False) if len(view)]
+        self._on_landed = [tell for view, tell in zip(views, on_landed, strict=bool(on_landed)) if len(view)]
         self._index = 0
         self._current = self._views[0] if self._views else memoryview(b"")
         self.total = sum(map(len, self._views))

@@ -176,7 +176,7 @@ class Tunnel(asyncio.BufferedProtocol, asyncio.Transport):
         filled, nbytes = 0, len(into)
         incoming, tls = self._incoming, self._tls
         with suppress(ssl.SSLWantReadError):  # part of a record
-            while filled < nbytes and (incoming.pending or tls.pending()):
+            while filled < nbytes and (incoming.pending or tls.pending()):  # _has_more, without a call a record
                 came = tls.read(nbytes - filled, into[filled:])
                 if not came:
                     return filled, True

@@ -16,7 +16,7 @@ from aiockpt.dcp import S3FileSystem, S3StorageReader, S3StorageWriter, storage_
 from aiockpt.errors import AccessDenied, AiockptError, MetadataError, NotFound, TransportError
 from aiockpt.s3reader import DCPS3ReaderConstructorProtocol, S3ReaderConstructorProtocol, SequentialS3Reader
 from aiockpt.s3reader.constructor import DCPOptimizedConstructor
-from aiockpt.testing import LocalEndpoint
+from aiockpt.testing import Fault, FaultKind, LocalEndpoint
 from dcp.checkpoints import Place, emptied, failure, load, same_bits
 from servers.base import make_bucket
 
@@ -185,6 +185,27 @@ def test_nobody_there(free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     error = load_fails(reader)
     assert isinstance(error, TransportError)
     assert "s3://bucket/x" in str(error)
+
+
+def test_a_service_that_does_not_answer_is_not_waited_for_twice(local: Place, local_endpoint: LocalEndpoint) -> None:
+    """Once it has had its retries, DCP's second try, for a rank's own metadata, is told the same at once."""
+    local.save(STATE)
+    local_endpoint.reset_stats()
+    local_endpoint.add_fault(Fault(FaultKind.ERROR, "GetObject", count=None, status=500, code="InternalError"))
+    with pytest.raises(CheckpointException) as caught:
+        local.load(emptied(STATE), max_attempts=3, backoff_base_s=0.001)
+    assert isinstance(failure(caught.value), S3Exception)
+    assert local_endpoint.stats().requests["GetObject"] == 3
+
+
+def test_a_reader_that_has_failed_works_when_the_service_does(local: Place, local_endpoint: LocalEndpoint) -> None:
+    local.save(STATE)
+    reader = local.reader(max_attempts=1)
+    for _ in range(2):
+        local_endpoint.add_fault(Fault(FaultKind.ERROR, "GetObject", count=1, status=500, code="InternalError"))
+        with pytest.raises(CheckpointException):
+            load(emptied(STATE), reader)
+        assert same_bits(load(emptied(STATE), reader), STATE)
 
 
 def test_a_part_size_that_cannot_be(local: Place) -> None:

@@ -234,8 +234,10 @@ class SavePipeline:
             ValueError: it has no elements that lie in memory side by side.
         """
         tensor = cast("torch.Tensor", self._planner.resolve_data(item)).detach()
-        if tensor.layout is not torch.strided or tensor.is_meta:
-            kind = "meta" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
+        if tensor.is_meta:
+            raise ValueError(f"{item.index.fqn!r} is a meta tensor, which has no elements to be saved: give it memory")
+        if tensor.layout is not torch.strided:
+            kind = str(tensor.layout).removeprefix("torch.")
             raise ValueError(
                 f"{item.index.fqn!r} is a {kind} tensor, which DCP cannot write: give it a dense one, of its indices "
                 "and values or with to_dense()"

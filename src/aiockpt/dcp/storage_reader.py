@@ -107,11 +107,14 @@ class S3StorageReader(FileSystemReader):
             MetadataError: it is damaged, or refused because loading it could run code.
         """
         rank = kwargs.get("rank")
+        before, self._global_error = self._global_error, None
+        if rank is not None and before is not None and not isinstance(before, NotFound):
+            return UnreadableMetadata(before)  # that had its retries: they need not be waited for twice
         try:
             return self._read_metadata(rank)
         except (AiockptError, ValueError) as error:  # ValueError: no s3:// URI
             if rank is not None:
-                return UnreadableMetadata(self._global_error or error)
+                return UnreadableMetadata(before or error)
             self._global_error = error
             raise
 

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from aiockpt.blocking.store import Store, Threads
+from aiockpt.blocking.store import Lease, Store, Threads
 from aiockpt.config import S3ClientConfig
 from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import NotFound, PreconditionFailed
@@ -228,3 +230,26 @@ def test_cpu_time_of_threads_is_their_own(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("aiockpt.blocking.store.time.thread_time", lambda: 0.5)
     assert Threads("background-1").cpu_s() == 3.5
     assert Threads("background-19").cpu_s() == 120.5
+
+
+def test_the_pace_of_an_upload_does_not_count_what_the_engine_took_to_build(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    lease = Store.lease
+
+    @contextmanager
+    def noted_lease(self: Store) -> Iterator[Lease]:
+        with lease(self) as held:
+            order.append("engine")
+            yield held
+
+    def noted_pauses(_: Threads) -> Callable[[], float]:
+        order.append("pace")
+        return lambda: 0.0
+
+    monkeypatch.setattr(Store, "lease", noted_lease)
+    monkeypatch.setattr(Threads, "pauses", noted_pauses)
+    with store.upload():
+        pass
+    assert order == ["engine", "pace"]

@@ -160,10 +160,10 @@ class Store:
     @contextmanager
     def upload(self) -> Iterator[BlockingUpload]:
         """An upload to feed from this thread; leaving the block with an exception aborts it."""
-        pause_s, few_parts = self.threads.pauses(), self.threads.few_parts
+        threads = self.threads
         with (
             session(),
             self.lease() as lease,
-            BlockingUpload(lease.bridge, lease.engine, pause_s, few_parts=few_parts) as upload,
+            BlockingUpload(lease.bridge, lease.engine, threads.pauses(), few_parts=threads.few_parts) as upload,
         ):
             yield upload

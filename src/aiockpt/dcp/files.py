@@ -27,7 +27,7 @@ class FilePlan:
 
     def estimated_nbytes(self) -> int:
         """About how large it will be; 0 stands for what is not known (serialized objects)."""
-        return sum(item_nbytes(item) + ARCHIVE_OVERHEAD_BYTES for item in self.items)
+        return sum(map(_stored_nbytes, self.items))
 
 
 def item_nbytes(item: WriteItem) -> int:
@@ -37,15 +37,19 @@ def item_nbytes(item: WriteItem) -> int:
     return math.prod(item.tensor_data.chunk.sizes) * item.tensor_data.properties.dtype.itemsize
 
 
+def _stored_nbytes(item: WriteItem) -> int:
+    return item_nbytes(item) + ARCHIVE_OVERHEAD_BYTES
+
+
 def split(items: Sequence[WriteItem], count: int) -> list[list[WriteItem]]:
     """Divide items among at least one file, ``count``, of about equal sizes; some may stay empty, all keep their order.
 
     Neighbours stay together as far as that goes: who loads part of a model wants neighbours, and thousands of tensors
-    are gone through nearly twice as fast in the order in which they lie in memory.
+    take up to a fifth less CPU time in the order in which they lie in memory.
     """
     if count == 1:
         return [list(items)]
-    sizes = [0 if item.type is WriteItemType.BYTE_IO else item_nbytes(item) + ARCHIVE_OVERHEAD_BYTES for item in items]
+    sizes = [0 if item.type is WriteItemType.BYTE_IO else _stored_nbytes(item) for item in items]
     share = sum(sizes) / count
     filled = [0] * count
     file_of = [-1] * len(items)

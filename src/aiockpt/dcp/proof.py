@@ -234,7 +234,7 @@ class Check:
         """Start and end of what has been noted, ascending, as few stretches as possible."""
         stretches: list[tuple[int, int]] = []
         first = last = 0
-        for start, end in sorted([(start, end) for end, (start, _) in self._pieces.items()]):
+        for start, end, _ in self._ascending():
             if start != last:
                 stretches.append((first, last))
                 first = start

@@ -10,7 +10,6 @@ import logging
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 
 import torch
 
@@ -23,7 +22,7 @@ from aiockpt.dcp.slices import Stretch, stretches
 from aiockpt.dcp.staging import host_memory
 from aiockpt.dcp.tasks import BLOCK_BYTES, Loading, Task, landable, lasting, mismatch, target_of
 from aiockpt.dcp.whole_items import BufferedItem
-from aiockpt.engine.download import Read
+from aiockpt.engine.download import Read, shifted
 from aiockpt.errors import ChecksumMismatch
 from aiockpt.model import ByteRange, KiB, ObjectId, OnLanded
 
@@ -156,16 +155,13 @@ class TensorLoad:
     def direct_reads(self) -> Iterator[Read]:
         """What lands in the target's memory."""
         for part in self._landing:
-            on_landed = partial(self._note, part.start) if self._loading.checksums else None
+            on_landed = shifted(part.start, self._check.note) if self._loading.checksums else None
             yield self.read_of(part, self._memory_of(part), on_landed)
 
     def read_of(self, part: Stretch, into: memoryview, on_landed: OnLanded | None = None) -> Read:
         """A stretch of the payload."""
         span = ByteRange(self._start + part.start, self._start + part.end)
         return Read(self.item.source, span, into, on_landed)
-
-    def _note(self, start: int, offset: int, memory: memoryview) -> None:
-        self._check.note(start + offset, memory)
 
     def _place(self, span: ByteRange) -> tuple[int, int]:
         """Where the object has these bytes of the payload."""

@@ -225,7 +225,7 @@ class Download:
                 views.append(self._engine.scrap(start - position))
                 told.append(None)
             views.append(read.into[piece.offset : piece.offset + piece.length])
-            told.append(_from(piece.offset, read.on_landed))
+            told.append(shifted(piece.offset, read.on_landed) if read.on_landed else None)
             position = start + piece.length
         return Landing(views, told if any(told) else ())
 
@@ -236,8 +236,6 @@ class Download:
             self._on_done(job)
 
 
-def _from(offset: int, tell: OnLanded | None) -> OnLanded | None:
-    """The same for a piece of a read that begins at ``offset``."""
-    if tell is None or not offset:
-        return tell
-    return lambda start, memory: tell(offset + start, memory)
+def shifted(offset: int, tell: OnLanded) -> OnLanded:
+    """The same for what begins at ``offset`` of what ``tell`` is told of."""
+    return (lambda start, memory: tell(offset + start, memory)) if offset else tell

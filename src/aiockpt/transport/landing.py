@@ -49,7 +49,7 @@ class Landing:
         """Another cursor over the same memory, from the same byte on: two transfers may land the same bytes.
 
         From now on nobody is told of what lands by either: the other one may write there again. From any thread, while
-        this one moves on: that must end before it is read how far it has come.
+        this one moves on: so telling ends first, and then it is read how far this one has come.
         """
         self._on_landed = []
         other = Landing(self._views)

@@ -118,16 +118,14 @@ async def test_a_lost_connection_is_left_to_the_reader() -> None:
 
 
 async def test_what_the_system_refuses_is_a_write_error() -> None:
-    class Refusing:
-        def setblocking(self, flag: bool) -> None:
-            assert not flag
-
-        def sendmsg(self, views: Sequence[memoryview]) -> int:
+    class Refusing(socket.socket):
+        def sendmsg(self, *_: Any) -> int:
             raise OSError(errno.ENOBUFS, "no buffer space")
 
-    outlet = SocketOutlet(asyncio.get_running_loop(), cast("socket.socket", Refusing()))
+    outlet = SocketOutlet(asyncio.get_running_loop(), Refusing())
     with pytest.raises(WriteError, match="no buffer space"):
         await outlet.send([b"data"], never())
+    outlet.close()
 
 
 async def test_closing_gives_the_descriptor_back() -> None:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import math
 import select
 import socket
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from aiockpt.model import MiB
-from aiockpt.transport.send_queue import SendQueue
+from aiockpt.transport import send_queue
+from aiockpt.transport.send_queue import SHORT_QUEUE_BYTES, SHORT_ROUND_TRIP_S, SendQueue, round_trip_s
 
 
 @pytest.fixture
@@ -90,3 +93,28 @@ def test_a_descriptor_that_has_no_queue_has_an_empty_one() -> None:
         queue = SendQueue(listening.dup())
         assert queue.unacknowledged_bytes == 0
         queue.close()
+
+
+def most_held(sock: socket.socket) -> int:
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others do not tell how far the peer is")
+def test_the_round_trip_is_the_kernels(pair: tuple[socket.socket, socket.socket]) -> None:
+    assert 0 < round_trip_s(pair[0]) < 1
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert round_trip_s(ours) == math.inf
+    with socket.socket() as alone:
+        assert round_trip_s(alone) == math.inf
+
+
+@pytest.mark.parametrize("far", [0.1, 1.01, 100, math.inf])
+def test_it_is_short_where_the_peer_is_near(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, far: float
+) -> None:
+    before = most_held(pair[0])
+    monkeypatch.setattr(send_queue, "round_trip_s", lambda _: far * SHORT_ROUND_TRIP_S)
+    queue = SendQueue(pair[0].dup())
+    assert most_held(pair[0]) == (SHORT_QUEUE_BYTES if far < 1 else before)
+    queue.close()

@@ -178,6 +178,17 @@ async def test_put_takes_any_memory(engine: LoopEngine, local_bucket: str, views
     assert await engine.get(target) == whole
 
 
+async def test_requests_are_larger_where_the_thread_is_the_bound(engine: LoopEngine) -> None:
+    usual = engine.config.part_size
+    assert engine.part_sizes(100 * usual)(1) == usual
+    engine.put_control.busy = engine.get_control.busy = True
+    assert [engine.part_sizes(times * usual)(1) for times in (1, 16, 24, 32, 100)] == [
+        usual, usual, usual * 3 // 2, 2 * usual, 2 * usual,
+    ]  # fmt: skip
+    assert engine.request_bytes(100 * usual) == 2 * usual
+    assert engine.part_sizes(None)(1) == usual
+
+
 async def test_many_tasks_share_an_engine(engine: LoopEngine, local_bucket: str) -> None:
     async def there_and_back(number: int) -> None:
         target = ObjectId(local_bucket, f"k{number}")

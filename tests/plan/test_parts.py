@@ -27,11 +27,17 @@ def test_part_sizes_within_the_limits_pass(size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("total", "preferred", "size"),
-    [(1, 5 * MiB, 5 * MiB), (160 * MiB, 5 * MiB, 10 * MiB), (GiB, 8 * MiB, 32 * MiB), (TiB, GiB, GiB)],
+    ("total", "preferred", "largest", "size"),
+    [
+        (1, 5 * MiB, 32 * MiB, 5 * MiB),
+        (160 * MiB, 5 * MiB, 32 * MiB, 10 * MiB),
+        (GiB, 8 * MiB, 32 * MiB, 32 * MiB),
+        (GiB, 8 * MiB, 16 * MiB, 16 * MiB),
+        (TiB, GiB, 32 * MiB, GiB),
+    ],
 )
-def test_parts_are_large_where_they_should_be_few(total: int, preferred: int, size: int) -> None:
-    assert large_part_bytes(total, preferred) == size
+def test_parts_are_large_where_they_should_be_few(total: int, preferred: int, largest: int, size: int) -> None:
+    assert large_part_bytes(total, preferred, largest) == size
 
 
 @pytest.mark.parametrize("size", [-1, 0, MIN_PART_BYTES - 1, MAX_PART_BYTES + 1])

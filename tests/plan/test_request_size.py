@@ -36,3 +36,10 @@ def test_every_connection_gets_several_requests_where_the_bounds_allow(total: in
 def test_around_the_preferred_size() -> None:
     sizes = [request_bytes_around(total, 4, 8 * MiB) for total in (MiB, 16 * 6 * MiB, 1000 * MiB)]
     assert sizes == [4 * MiB, 6 * MiB, 16 * MiB]
+
+
+@pytest.mark.parametrize("connections", [4, 25, 64])
+def test_where_they_should_be_few_it_does_not_matter_how_many_connections_there_are(connections: int) -> None:
+    assert request_bytes_around(1000 * MiB, connections, 8 * MiB, few=True) == 16 * MiB
+    assert request_bytes_around(96 * MiB, connections, 8 * MiB, few=True) == 6 * MiB
+    assert request_bytes_around(96 * MiB, 2, 8 * MiB, few=True) == 12 * MiB

@@ -155,6 +155,7 @@ class Download:
 
         After it has returned or raised, no destination is written to any more.
         """
+        self._engine.get_control.on_begin(self._engine.now())
         await self._crew.run()
         return self.stats
 

@@ -35,9 +35,9 @@ from aiockpt.observe.otel import watch_if_used
 from aiockpt.observe.trace import trace_process
 from aiockpt.plan.concurrency import ConcurrencyController, start_connections
 from aiockpt.plan.hedge import HedgeController, Judge, slow_part, slow_read
-from aiockpt.plan.parts import check_part_size, large_part_bytes, part_bytes, part_bytes_at
+from aiockpt.plan.parts import LARGE_PART_BYTES, check_part_size, large_part_bytes, part_bytes, part_bytes_at
 from aiockpt.plan.prefixes import PrefixLimits, prefix_of
-from aiockpt.plan.request_size import request_bytes_around
+from aiockpt.plan.request_size import MOST_TIMES, request_bytes_around
 from aiockpt.plan.retry import Backoff, Operation, RetryBudget, RetryPolicy
 from aiockpt.s3.client import S3Client
 from aiockpt.s3.control import ListedObject, ListedPart, PendingUpload
@@ -321,12 +321,16 @@ class LoopEngine:
         preferred = self.config.part_size
         if total_bytes is None:
             return partial(part_bytes_at, preferred=preferred)
-        size = part_bytes(total_bytes, large_part_bytes(total_bytes, preferred) if few else preferred)
+        if few or self.put_control.busy:
+            largest = LARGE_PART_BYTES if few else preferred * MOST_TIMES
+            preferred = large_part_bytes(total_bytes, preferred, largest)
+        size = part_bytes(total_bytes, preferred)
         return lambda _: size
 
     def request_bytes(self, total_bytes: int) -> int:
         """How large the range requests for ``total_bytes`` should be."""
-        return request_bytes_around(total_bytes, self.get_control.limit, self.config.part_size)
+        control = self.get_control
+        return request_bytes_around(total_bytes, control.limit, self.config.part_size, few=control.busy)
 
     def scrap(self, nbytes: int) -> memoryview:
         """Memory for bytes that nobody wants; shared, written to by anyone, never read."""

@@ -284,6 +284,7 @@ class Upload:
         After it has returned or raised, no memory of a part is read any more, and what was begun and does not stand
         has been aborted (as far as the service could be told within ``ABORT_TIMEOUT_S``).
         """
+        self.engine.put_control.on_begin(self.engine.now())
         try:
             await self._crew.run()
         finally:

@@ -8,8 +8,9 @@ The limit is doubled while that raises throughput, and from then on raised by an
 that brings 8 % more is kept and followed by the next; one that does not is taken back, and another is tried
 some windows later, so that the limit follows a link that has become wider but does not grow where more
 connections only cost CPU (loopback, a saturated NIC). While the thread that moves the bytes is the bound, it stays:
-windows on a fast machine are few and noisy, and would look worthwhile sooner or later. Throughput is never a reason
-to lower the limit below what once paid: it also falls when there is less to do, which this module cannot see.
+windows on a fast machine are few and noisy, and would look worthwhile sooner or later. Then fewer and larger requests
+are what helps, and this module says so (``busy``). Throughput is never a reason to lower the limit below what once
+paid: it also falls when there is less to do, which this module cannot see.
 
 The times are chosen for the shortest load worth tuning for: 1.2 GB at 1.5 GB/s, 0.8 s. A window of 100 ms
 holds several round trips within a region (1-20 ms) and thousands of reads, and five steps of settling and
@@ -37,8 +38,12 @@ WORTHWHILE_GAIN = 1.08
 HOLD_WINDOWS = 10
 
 
-#: Share of a window in which the thread was busy, from which on more connections are not tried.
+#: Share of a window in which the thread was busy, from which on it counts as the bound: more connections are not tried,
+#: and requests are larger (``ConcurrencyController.busy``).
 BUSY_SHARE = 0.7
+
+#: Below this share it does no more. Larger requests alone save it up to a seventh of its work.
+FREE_SHARE = 0.5
 
 
 class _Phase(enum.Enum):
@@ -59,24 +64,24 @@ def start_connections(target_gbps: float, largest: int) -> int:
 class ConcurrencyController:
     """The limit and what it is decided by.
 
-    Progress is reported either as bytes move (``on_bytes``: decides sooner and better) or for each request
-    that has ended (``on_complete``), not in both ways.
-
     Args:
         largest: greatest limit.
         start: the first limit.
         cpu_s: CPU seconds that the thread which moves the bytes has spent so far.
+
+    Attributes:
+        busy: whether that thread was the bound lately.
     """
 
     def __init__(self, largest: int, start: int, cpu_s: Callable[[], float] = lambda: 0.0) -> None:
         self._largest = largest
         self._cpu_s = cpu_s
+        self.busy = False
         self._limit = start
         self._phase = _Phase.DOUBLING
         self._fallback = start  # the limit, should the last raise bring nothing
         self._reference = 0.0  # throughput that a raise has to exceed, bytes/s
         self._windows_to_hold = 0
-        self._last_at = -math.inf  # when bytes were last reported
         self._settled_at = -math.inf
         self._opened_at = math.inf  # of the window; no window is open before
         self._bytes = 0
@@ -88,16 +93,9 @@ class ConcurrencyController:
         """How many requests may run at once."""
         return self._limit
 
-    def on_bytes(self, nbytes: int, now: float) -> None:
-        """Note that ``nbytes`` have moved since the last report. A window with a pause is not judged."""
-        idle = now - self._last_at > WINDOW_S
-        self._last_at = now
-        if idle:
-            self._settle(now)
-        elif self._counts(now):
-            self._bytes += nbytes
-            if now - self._opened_at >= WINDOW_S:
-                self._close(now)
+    def on_begin(self, now: float) -> None:
+        """Note that a load or save begins: a window that reaches over the time before it is not judged."""
+        self._settle(now)
 
     def on_complete(self, nbytes: int, now: float) -> None:
         """Note that a request of ``nbytes`` has ended. A window then lasts for as many as may run at once."""
@@ -129,7 +127,8 @@ class ConcurrencyController:
         """Judge the window that ends now."""
         seconds = now - self._opened_at
         rate = self._bytes / seconds
-        is_busy = self._cpu_s() - self._spent_before_s >= BUSY_SHARE * seconds
+        spent = (self._cpu_s() - self._spent_before_s) / seconds
+        self.busy = spent >= (FREE_SHARE if self.busy else BUSY_SHARE)
         self._open(now)
         if self._phase is _Phase.HOLDING:
             # The best of several windows: noise must not make a raise look worthwhile.
@@ -143,7 +142,7 @@ class ConcurrencyController:
         else:
             self._hold(self._fallback, now)
             return
-        if is_busy:
+        if spent >= BUSY_SHARE:
             self._hold(self._limit, now)
         else:
             self._raise(now)

@@ -21,9 +21,11 @@ MAX_OBJECT_BYTES = MAX_PARTS * MAX_PART_BYTES
 #: of them in memory.
 PARTS_PER_DOUBLING = 900
 
-#: Where parts should be few, an object is of as many as keep a link busy that is shared among connections, of at most
-#: this size: each costs 0.5 ms of Python, during which no other thread of the process runs any.
+#: Where parts should be few, an object is of as many as keep a link busy that is shared among connections: each costs
+#: 0.5 ms of Python, and more where transfers empty the caches; no other thread of the process runs any meanwhile.
 FEW_PARTS = 16
+
+#: Most for a part that is larger than preferred, where nobody waits for it.
 LARGE_PART_BYTES = 32 * MiB
 
 
@@ -57,9 +59,9 @@ def part_bytes(total_bytes: int | None, preferred: int) -> int:
     return -(-total_bytes // (MAX_PARTS * MiB)) * MiB
 
 
-def large_part_bytes(total_bytes: int, preferred: int) -> int:
-    """The size of parts to prefer where parts should be few (see ``FEW_PARTS``): ``preferred`` or more."""
-    return max(preferred, min(LARGE_PART_BYTES, total_bytes // FEW_PARTS))
+def large_part_bytes(total_bytes: int, preferred: int, largest: int) -> int:
+    """The size of parts to prefer where parts should be few (see ``FEW_PARTS``): from ``preferred`` to ``largest``."""
+    return max(preferred, min(largest, total_bytes // FEW_PARTS))
 
 
 def part_bytes_at(number: int, preferred: int) -> int:

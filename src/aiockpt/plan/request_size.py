@@ -9,6 +9,13 @@ from aiockpt.model import KiB
 #: their latencies.
 REQUESTS_PER_CONNECTION = 4
 
+#: Where requests should be few, since each costs the thread that moves the bytes 0.5 ms of Python, they are as large as
+#: for so many connections.
+FEW_CONNECTIONS = 4
+
+#: A request or part is at most so many times as large as preferred.
+MOST_TIMES = 2
+
 #: Request sizes are multiples of this; it is small against any of them.
 GRANULE_BYTES = 64 * KiB
 
@@ -29,6 +36,10 @@ def request_bytes(total_bytes: int, connections: int, *, smallest: int, largest:
     return min(largest, max(smallest, -(-even // GRANULE_BYTES) * GRANULE_BYTES))
 
 
-def request_bytes_around(total_bytes: int, connections: int, part_size: int) -> int:
-    """Likewise, around the size of parts that is preferred: from half of it to twice as much."""
-    return request_bytes(total_bytes, connections, smallest=part_size // 2, largest=part_size * 2)
+def request_bytes_around(total_bytes: int, connections: int, part_size: int, *, few: bool = False) -> int:
+    """Likewise, around the size of parts that is preferred: from half of it to twice as much.
+
+    ``few``: requests should be few, see ``FEW_CONNECTIONS``.
+    """
+    connections = min(connections, FEW_CONNECTIONS) if few else connections
+    return request_bytes(total_bytes, connections, smallest=part_size // 2, largest=part_size * MOST_TIMES)

@@ -215,6 +215,9 @@ def test_damage_in_whole_blocks_is_found_and_nothing_else(data: st.DataObject) -
     block = ByteRange(at // 16 * 16, min(at // 16 * 16 + 16, nbytes)) if at is not None else None
     seen = block is not None and (left_out[1] <= block.start or left_out[0] >= block.end or left_out[0] == left_out[1])
     assert check.damaged() == (block if seen else None)
+    come = set(range(nbytes)) - set(range(*left_out))
+    blocks = [set(range(first, min(first + 16, nbytes))) for first in range(0, nbytes, 16)]
+    assert check.unproven_nbytes() == len(come) - sum(len(whole) for whole in blocks if whole <= come)
 
 
 @given(st.data())
@@ -445,6 +448,41 @@ def test_shards_are_proven_to_their_first_and_last_bit(
             local.load(target, planner=Slices({"w": (129, 0)}))
         assert isinstance(failure(caught.value), ChecksumMismatch)
         local_endpoint.flip_bit(local.bucket, key, at)
+
+
+@pytest.mark.parametrize("form", SerializationFormat)
+@pytest.mark.parametrize(
+    ("first", "rows", "unproven_rows"),
+    [
+        (0, 1024, 0),
+        (8, 64, 0),  # whole blocks, of 8 rows
+        (3, 64, 8),  # five rows of the first block, and three of the last: too much would have to be fetched beside it
+        (1, 1000, 0),  # here it is little
+    ],
+)
+def test_reports_tell_what_was_not_compared(
+    local: Place, form: SerializationFormat, first: int, rows: int, unproven_rows: int
+) -> None:
+    local.save({"w": ROWS}, serialization_format=form)
+    reader = local.reader()
+    load({"w": torch.zeros(rows, 1024)}, reader, planner=Slices({"w": (first, 0)}))
+    assert reader.report is not None
+    assert reader.report.unproven_bytes == unproven_rows * 4096
+
+
+@pytest.mark.parametrize("form", SerializationFormat)
+def test_reports_tell_what_had_no_proof(local: Place, tmp_path: Path, form: SerializationFormat) -> None:
+    state = {"w": random_tensor((1000, 1001), torch.float32, 1), "v": torch.ones(300, 300), "n": torch.zeros(3)}
+    save(state, dcp.FileSystemWriter(tmp_path, serialization_format=form))
+    local.sync_up(tmp_path, "ckpt")
+    reader = local.reader()
+    load(emptied(state), reader)
+    part = local.reader()
+    load({"w": torch.zeros(100, 1001)}, part, planner=Slices({"w": (50, 0)}))
+    assert reader.report is not None
+    assert part.report is not None
+    whole = sum(tensor.nbytes for tensor in state.values()) if form is SerializationFormat.SAFETENSORS else 0
+    assert (reader.report.unproven_bytes, part.report.unproven_bytes) == (whole, 100 * 1001 * 4)
 
 
 @pytest.mark.parametrize("form", SerializationFormat)

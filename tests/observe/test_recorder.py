@@ -150,6 +150,12 @@ def test_never_is_more_done_than_there_is(recorder: Recorder) -> None:
     assert recorder.progress().total_bytes == 11
 
 
+def test_what_nothing_was_compared_with(recorder: Recorder) -> None:
+    recorder.unproven(3)
+    recorder.unproven(4)
+    assert recorder.report().unproven_bytes == 7
+
+
 def test_slices(recorder: Recorder) -> None:
     recorder.sliced(3)
     recorder.sliced(1)

@@ -24,6 +24,7 @@ LOAD = Report(
     throttles=3,
     slices=4,
     stretches=40,
+    unproven_bytes=5_000,
 )
 
 
@@ -50,8 +51,9 @@ def test_of_nothing_there_are_no_rates() -> None:
 def test_one_line() -> None:
     assert str(LOAD) == (
         "load s3://bucket/ckpt (rank 1): 4 GB in 2.5 s, 2 GB/s, requests 8, retries 2, hedges 1, "
-        "amplification 1.250, CPU 0.2 s/GB"
+        "amplification 1.250, CPU 0.2 s/GB, not compared 5 kB"
     )
+    assert str(replace(LOAD, unproven_bytes=0)).endswith("CPU 0.2 s/GB")
 
 
 def test_json_has_fields_and_derived_numbers() -> None:
@@ -80,6 +82,7 @@ def test_of_several_ranks_counts_add_up_and_times_are_the_longest() -> None:
     assert both.operations == {"GetObject": 10, "HeadObject": 1}
     assert (both.wanted_bytes, both.retries, both.hedges, both.throttles) == (8_000_000_000, 4, 2, 6)
     assert (both.slices, both.stretches, both.cpu_s) == (8, 80, 1.6)
+    assert both.unproven_bytes == 10_000
     assert "(2 ranks)" in str(both)
     assert merge([both, LOAD]).ranks == 3
 

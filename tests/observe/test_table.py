@@ -20,6 +20,7 @@ LOAD = Report(
     operations={"GetObject": 7},
     slices=4,
     stretches=40,
+    unproven_bytes=3_000,
 )
 
 
@@ -43,6 +44,7 @@ def test_one_report() -> None:
         ["GB/s", "2"],
         ["requests", "7"],
         ["slices", "4 in 40 ranges"],
+        ["not compared", "3 kB"],
     ):
         assert row in rows
     assert not [row for row in rows if row[0] in {"commit", "first byte"}]  # there was none

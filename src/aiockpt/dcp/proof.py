@@ -17,7 +17,7 @@ import math
 import sys
 from array import array
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
@@ -250,8 +250,17 @@ class Check:
 
     def damaged(self) -> ByteRange | None:
         """The first block that was noted as a whole and does not match."""
+        return next((block for block, matches in self._whole_blocks() if not matches), None)
+
+    def unproven_nbytes(self) -> int:
+        """How many of the bytes that were noted are in blocks of which others were not."""
+        noted = sum(end - start for start, end, _ in self._ascending())
+        return noted - sum(len(block) for block, _ in self._whole_blocks())
+
+    def _whole_blocks(self) -> Iterator[tuple[ByteRange, bool]]:
+        """The blocks that were noted as a whole, and whether each matches."""
         if self._proof is None:
-            return None
+            return
         number, filled, total = -1, 0, 0
         for start, end, crc in self._ascending():
             if start // self._block_bytes != number:
@@ -262,9 +271,8 @@ class Check:
             total = crc32_combine(total, crc, end - start)
             filled = end
             block = self._proof.block(number)
-            if filled == block.end and total != self._proof.crcs[number]:
-                return block
-        return None
+            if filled == block.end:
+                yield block, total == self._proof.crcs[number]
 
     def _ascending(self) -> list[tuple[int, int, int]]:
         """Start, end and CRC32 of each piece."""

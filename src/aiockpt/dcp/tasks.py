@@ -40,7 +40,7 @@ class Loading:
         checksums: whether to compare CRC32s.
         size_of: an object's size; asked for before memory is made because of what is stored.
         recorder: is told what they do.
-        unproven: items that were loaded without, as whoever wrote them noted none.
+        unproven: items that were loaded without, as whoever wrote them noted none (``is_unproven``).
         on_damage: told of items that cannot be loaded, and why; by default it raises that.
     """
 
@@ -51,6 +51,11 @@ class Loading:
     recorder: Recorder
     unproven: list[StoredItem] = field(default_factory=list)
     on_damage: Callable[[Sequence[StoredItem], AiockptError], None] = _raise
+
+    def is_unproven(self, item: StoredItem) -> None:
+        """Note that there was nothing to compare an item with."""
+        self.unproven.append(item)
+        self.recorder.unproven(item.wanted_nbytes)
 
     def has(self, source: ObjectId, end: int, nbytes: int) -> bool:
         """Whether an object has the ``nbytes`` bytes before ``end``; about a few, which do no harm, nobody asks."""

@@ -229,13 +229,17 @@ class TensorLoad:
         """Compare what has landed with the archive's CRC32, or those of blocks; None if nothing speaks against it."""
         landed = [(part.start, self._memory_of(part)) for part in self._landing]
         self._check.note_rest([*landed, *((edge.span.start - self._start, edge.memory) for edge in self._edges)])
-        if recorded is None and self._proof is None:
-            self._loading.unproven.append(self.item)
         if recorded is not None and self._check.crc32() == recorded:
             return None
         if damaged := self._check.damaged():
             return mismatch(self._start, damaged)
-        return None if recorded is None else ChecksumMismatch("the elements do not match their recorded CRC32")
+        if recorded is not None:
+            return ChecksumMismatch("the elements do not match their recorded CRC32")
+        if self._proof is None:
+            self._loading.is_unproven(self.item)
+        else:
+            self._loading.recorder.unproven(self._check.unproven_nbytes())
+        return None
 
     def _fetch_again(self, error: ChecksumMismatch) -> Iterable[Task]:
         """Bytes that do not match their CRC32: damaged on the way, or at rest. A second try tells."""

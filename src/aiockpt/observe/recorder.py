@@ -67,6 +67,7 @@ class Recorder:
         self._received_bytes = self._sent_bytes = 0
         self._retries = self._hedges = self._throttles = 0
         self._slices = self._stretches = 0
+        self._unproven_bytes = 0
 
     # ---- by whoever performs it
 
@@ -117,6 +118,10 @@ class Recorder:
         """A slice of a tensor is fetched as so many ranges."""
         self._slices += 1
         self._stretches += stretches
+
+    def unproven(self, nbytes: int) -> None:
+        """So many bytes have come that there was nothing to compare with."""
+        self._unproven_bytes += nbytes
 
     def _spent(self, phase: Phase, start: float, end: float) -> None:
         spent = self.times.setdefault(phase, PhaseTime(start, end))
@@ -188,4 +193,5 @@ class Recorder:
             throttles=self._throttles,
             slices=self._slices,
             stretches=self._stretches,
+            unproven_bytes=self._unproven_bytes,
         )

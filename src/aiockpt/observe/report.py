@@ -68,6 +68,8 @@ class Report:
         throttles: answers by which the service asked to slow down.
         slices: tensors of which only a slice was wanted.
         stretches: byte ranges that they were fetched as.
+        unproven_bytes: of elements and objects that were loaded with no CRC32 to compare with: whoever saved them noted
+            none, or a slice begins or ends within a block. 0 with ``checksum="off"``, which does not look.
     """
 
     kind: Kind
@@ -87,6 +89,7 @@ class Report:
     throttles: int = 0
     slices: int = 0
     stretches: int = 0
+    unproven_bytes: int = 0
 
     @property
     def requests(self) -> int:
@@ -130,6 +133,8 @@ class Report:
             f"amplification {self.amplification:.3f}",
             f"CPU {self.cpu_s_per_gb:.3g} s/GB",
         ]
+        if self.unproven_bytes:
+            parts.append(f"not compared {in_units(self.unproven_bytes)}")
         return ", ".join(parts)
 
 
@@ -162,7 +167,7 @@ def merge(reports: Sequence[Report]) -> Report:
 
 _SUMMED = (
     "ranks", "cpu_s", "wanted_bytes", "received_bytes", "sent_bytes", "retries", "hedges", "throttles", "slices",
-    "stretches",
+    "stretches", "unproven_bytes",
 )  # fmt: skip
 
 

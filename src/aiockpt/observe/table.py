@@ -28,6 +28,7 @@ _ROWS: dict[str, Callable[[Report], str]] = {
     "hedges": lambda report: str(report.hedges),
     "throttles": lambda report: str(report.throttles),
     "slices": lambda report: f"{report.slices} in {report.stretches} ranges" if report.slices else "0",
+    "not compared": lambda report: in_units(report.unproven_bytes),
 }
 
 

@@ -141,9 +141,11 @@ def test_growth_is_doubled_until_it_stops_paying() -> None:
     controller = ConcurrencyController(256, 16)
     now = feed(controller, 100 * MB, 0.0, ROUND_S)
     assert controller.limit == 32
+    now += 1
     controller.on_begin(now)
     now = feed(controller, 200 * MB, now, ROUND_S)
     assert controller.limit == 64
+    now += 1
     controller.on_begin(now)
     feed(controller, 204 * MB, now, ROUND_S)
     assert controller.limit == 40  # back, with a quarter in reserve
@@ -174,12 +176,22 @@ def test_a_thread_is_busy_until_larger_requests_have_freed_it() -> None:
     now = 0.0
     seen = []
     for share in (0.69, 0.71, 0.51, 0.49, 0.51, 0.71):
+        now += 1
         controller.on_begin(now)
         for _ in range(30):
             spent_s += share * 0.01
             now = feed(controller, 100 * MB, now, 0.01)
         seen.append(controller.busy)
     assert seen == [False, True, True, False, False, True]
+
+
+def test_loads_that_follow_at_once_are_judged_together() -> None:
+    controller = ConcurrencyController(256, 16)
+    now = 0.0
+    for _ in range(20):
+        controller.on_begin(now)
+        now = feed(controller, 100 * MB, now, 0.01)
+    assert controller.limit == 32
 
 
 def test_what_lies_between_loads_does_not_count() -> None:

@@ -34,6 +34,7 @@ def test_part_sizes_within_the_limits_pass(size: int) -> None:
         (GiB, 8 * MiB, 32 * MiB, 32 * MiB),
         (GiB, 8 * MiB, 16 * MiB, 16 * MiB),
         (TiB, GiB, 32 * MiB, GiB),
+        (TiB, 4 * GiB, 8 * GiB, MAX_PART_BYTES),
     ],
 )
 def test_parts_are_large_where_they_should_be_few(total: int, preferred: int, largest: int, size: int) -> None:

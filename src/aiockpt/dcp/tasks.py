@@ -40,7 +40,7 @@ class Loading:
         checksums: whether to compare CRC32s.
         size_of: an object's size; asked for before memory is made because of what is stored.
         recorder: is told what they do.
-        unproven: items that were loaded without, as whoever wrote them noted none (``is_unproven``).
+        unproven: items that were loaded without, as whoever wrote them noted none (``note_unproven``).
         on_damage: told of items that cannot be loaded, and why; by default it raises that.
     """
 
@@ -52,7 +52,7 @@ class Loading:
     unproven: list[StoredItem] = field(default_factory=list)
     on_damage: Callable[[Sequence[StoredItem], AiockptError], None] = _raise
 
-    def is_unproven(self, item: StoredItem) -> None:
+    def note_unproven(self, item: StoredItem) -> None:
         """Note that there was nothing to compare an item with."""
         self.unproven.append(item)
         self.recorder.unproven(item.wanted_nbytes)

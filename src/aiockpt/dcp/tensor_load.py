@@ -236,7 +236,7 @@ class TensorLoad:
         if recorded is not None:
             return ChecksumMismatch("the elements do not match their recorded CRC32")
         if self._proof is None:
-            self._loading.is_unproven(self.item)
+            self._loading.note_unproven(self.item)
         else:
             self._loading.recorder.unproven(self._check.unproven_nbytes())
         return None

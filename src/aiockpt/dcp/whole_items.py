@@ -85,7 +85,7 @@ class BufferedItem(Task):
         if self._item.transforms:
             data = io.BytesIO(self._transformed(cast("IO[bytes]", data)))
         if self._loading.checksums and not (self._is_own_proof or _check_records(data)):
-            self._loading.is_unproven(self._item)
+            self._loading.note_unproven(self._item)
         if read.type is LoadItemType.BYTE_IO:
             planner.load_bytes(read, data)
             return
@@ -168,7 +168,7 @@ class TogetherItems(Task):
         assert item.dtype is not None
         payload, is_proven = payload_of(stored, item.dtype, item.shape)
         if self._loading.checksums and not is_proven:
-            self._loading.is_unproven(item)
+            self._loading.note_unproven(item)
         target = target_of(self._loading, item)
         if item.is_whole and landable(target, item.dtype):
             storage_view(target)[:] = payload

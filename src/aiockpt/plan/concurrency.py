@@ -82,6 +82,7 @@ class ConcurrencyController:
         self._fallback = start  # the limit, should the last raise bring nothing
         self._reference = 0.0  # throughput that a raise has to exceed, bytes/s
         self._windows_to_hold = 0
+        self._ended_at = -math.inf  # when a request did, last
         self._settled_at = -math.inf
         self._opened_at = math.inf  # of the window; no window is open before
         self._bytes = 0
@@ -94,11 +95,13 @@ class ConcurrencyController:
         return self._limit
 
     def on_begin(self, now: float) -> None:
-        """Note that a load or save begins: a window that reaches over the time before it is not judged."""
-        self._settle(now)
+        """Note that a load or save begins. If nothing ended just before, a window reaching over that is not judged."""
+        if now - self._ended_at > WINDOW_S:
+            self._settle(now)
 
     def on_complete(self, nbytes: int, now: float) -> None:
         """Note that a request of ``nbytes`` has ended. A window then lasts for as many as may run at once."""
+        self._ended_at = now
         if self._counts(now):
             self._bytes += nbytes
             self._completed += 1

@@ -61,7 +61,7 @@ def part_bytes(total_bytes: int | None, preferred: int) -> int:
 
 def large_part_bytes(total_bytes: int, preferred: int, largest: int) -> int:
     """The size of parts to prefer where parts should be few (see ``FEW_PARTS``): from ``preferred`` to ``largest``."""
-    return max(preferred, min(largest, total_bytes // FEW_PARTS))
+    return max(preferred, min(largest, MAX_PART_BYTES, total_bytes // FEW_PARTS))
 
 
 def part_bytes_at(number: int, preferred: int) -> int:

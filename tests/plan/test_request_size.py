@@ -40,6 +40,6 @@ def test_around_the_preferred_size() -> None:
 
 @pytest.mark.parametrize("connections", [4, 25, 64])
 def test_where_they_should_be_few_it_does_not_matter_how_many_connections_there_are(connections: int) -> None:
-    assert request_bytes_around(1000 * MiB, connections, 8 * MiB, few=True) == 16 * MiB
+    assert request_bytes_around(1000 * MiB, connections, 8 * MiB, few=True) == 32 * MiB
     assert request_bytes_around(96 * MiB, connections, 8 * MiB, few=True) == 6 * MiB
     assert request_bytes_around(96 * MiB, 2, 8 * MiB, few=True) == 12 * MiB

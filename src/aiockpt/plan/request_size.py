@@ -13,8 +13,10 @@ REQUESTS_PER_CONNECTION = 4
 #: for so many connections.
 FEW_CONNECTIONS = 4
 
-#: A request or part is at most so many times as large as preferred.
+#: A request or part is at most so many times as large as preferred; a range request, which needs no memory of its own,
+#: where they should be few so many times.
 MOST_TIMES = 2
+MOST_TIMES_WHERE_FEW = 4
 
 #: Request sizes are multiples of this; it is small against any of them.
 GRANULE_BYTES = 64 * KiB
@@ -39,7 +41,10 @@ def request_bytes(total_bytes: int, connections: int, *, smallest: int, largest:
 def request_bytes_around(total_bytes: int, connections: int, part_size: int, *, few: bool = False) -> int:
     """Likewise, around the size of parts that is preferred: from half of it to twice as much.
 
-    ``few``: requests should be few, see ``FEW_CONNECTIONS``.
+    ``few``: requests should be few: up to four times as much, whatever the connections (``FEW_CONNECTIONS``).
     """
-    connections = min(connections, FEW_CONNECTIONS) if few else connections
-    return request_bytes(total_bytes, connections, smallest=part_size // 2, largest=part_size * MOST_TIMES)
+    smallest = part_size // 2
+    if few:
+        connections = min(connections, FEW_CONNECTIONS)
+        return request_bytes(total_bytes, connections, smallest=smallest, largest=part_size * MOST_TIMES_WHERE_FEW)
+    return request_bytes(total_bytes, connections, smallest=smallest, largest=part_size * MOST_TIMES)

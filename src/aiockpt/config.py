@@ -43,8 +43,9 @@ class S3ClientConfig:
         throughput_target_gbps: gigabits a second that the link should carry: decides how many requests run at once
             to begin with; what the link gives decides from there.
         part_size: preferred size of an uploaded part and of a range request, in bytes. 5 MiB to 5 GiB, checked when a
-            client is built. Range requests are of half of it to twice as much; parts never of less. Both are of up to
-            four times as much while the loop thread is the bound, and parts in the background.
+            client is built. Range requests are of half of it to twice as much, and up to four times as much while the
+            loop thread is the bound; parts never of less, of up to twice as much then, and of up to 32 MiB in the
+            background.
         unsigned: send anonymous requests.
         force_path_style: ``https://host/bucket/key`` instead of ``https://bucket.host/key``.
         max_attempts: tries of one request, the first included.

@@ -200,20 +200,6 @@ def part(staged_bytes: int) -> OutgoingPart:
     return OutgoingPart(1, Payload((), 0, 0), (), staged_bytes)
 
 
-def test_who_stages_what_is_sent_has_smaller_parts(tight_store: Store, at: At) -> None:
-    with tight_store.upload() as upload:
-        writer = upload.object(at("staged"))
-        writer.reserve(10)
-        writer.refer_to(memoryview(bytes(10)), None, staged=True)
-        writer.close()
-        assert upload.engine.stages_parts
-        upload.engine.put_control.busy = True
-        staged = upload.part_sizes(1000 * MiB)(1)
-        upload.engine.stages_parts = False
-        assert upload.part_sizes(1000 * MiB)(1) == 2 * staged
-        upload.engine.put_control.busy = False
-
-
 def test_staging_waits_for_parts_under_way() -> None:
     budget = ByteBudget(10)
     staging = Staging(budget)

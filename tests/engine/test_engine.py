@@ -182,11 +182,9 @@ async def test_requests_are_larger_where_the_thread_is_the_bound(engine: LoopEng
     usual = engine.config.part_size
     assert engine.part_sizes(100 * usual)(1) == usual
     engine.put_control.busy = engine.get_control.busy = True
-    assert [engine.part_sizes(times * usual)(1) for times in (1, 16, 24, 64, 100)] == [
-        usual, usual, usual * 3 // 2, 4 * usual, 4 * usual,
+    assert [engine.part_sizes(times * usual)(1) for times in (1, 16, 24, 32, 100)] == [
+        usual, usual, usual * 3 // 2, 2 * usual, 2 * usual,
     ]  # fmt: skip
-    engine.stages_parts = True
-    assert engine.part_sizes(100 * usual)(1) == 2 * usual
     assert engine.request_bytes(100 * usual) == 4 * usual
     assert engine.part_sizes(None)(1) == usual
 

@@ -133,7 +133,6 @@ class ObjectWriter:
 
     def reserve(self, nbytes: int) -> None:
         """Wait until ``nbytes`` may be staged, to be handed over with ``refer_to(..., staged=True)``."""
-        self._upload.engine.stages_parts = True
         self._upload.reserve(nbytes)
 
     def refer_to(

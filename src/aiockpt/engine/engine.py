@@ -35,9 +35,9 @@ from aiockpt.observe.otel import watch_if_used
 from aiockpt.observe.trace import trace_process
 from aiockpt.plan.concurrency import ConcurrencyController, start_connections
 from aiockpt.plan.hedge import HedgeController, Judge, slow_part, slow_read
-from aiockpt.plan.parts import check_part_size, large_part_bytes, part_bytes, part_bytes_at
+from aiockpt.plan.parts import LARGE_PART_BYTES, check_part_size, large_part_bytes, part_bytes, part_bytes_at
 from aiockpt.plan.prefixes import PrefixLimits, prefix_of
-from aiockpt.plan.request_size import MOST_TIMES, MOST_TIMES_WHERE_FEW, request_bytes_around
+from aiockpt.plan.request_size import MOST_TIMES, request_bytes_around
 from aiockpt.plan.retry import Backoff, Operation, RetryBudget, RetryPolicy
 from aiockpt.s3.client import S3Client
 from aiockpt.s3.control import ListedObject, ListedPart, PendingUpload
@@ -75,8 +75,6 @@ class LoopEngine:
         attempts: runs an operation with retries.
         get_hedging, put_hedging: run one attempt at a range request, or a part, and a second one beside what is slow.
         conditions: what is known about conditional writes.
-        stages_parts: whether what is written has to be copied into staging memory first: then parts stay small beside
-            its bound, so that several are under way.
     """
 
     client: S3Client
@@ -111,7 +109,6 @@ class LoopEngine:
         self.get_hedging = self._new_hedging(slow_read, Operation.GET)
         self.put_hedging = self._new_hedging(slow_part, Operation.UPLOAD_PART)
         self.conditions = Conditions()
-        self.stages_parts = False
         self._exits = AsyncExitStack()
         self._scrap = memoryview(b"")
 
@@ -325,8 +322,8 @@ class LoopEngine:
         if total_bytes is None:
             return partial(part_bytes_at, preferred=preferred)
         if few or self.put_control.busy:
-            times = MOST_TIMES if self.stages_parts else MOST_TIMES_WHERE_FEW
-            preferred = large_part_bytes(total_bytes, preferred, times * preferred)
+            largest = LARGE_PART_BYTES if few else preferred * MOST_TIMES
+            preferred = large_part_bytes(total_bytes, preferred, largest)
         size = part_bytes(total_bytes, preferred)
         return lambda _: size
 

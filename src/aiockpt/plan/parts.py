@@ -25,6 +25,9 @@ PARTS_PER_DOUBLING = 900
 #: 0.5 ms of Python, and more where transfers empty the caches; no other thread of the process runs any meanwhile.
 FEW_PARTS = 16
 
+#: Most for a part that is larger than preferred, where nobody waits for it.
+LARGE_PART_BYTES = 32 * MiB
+
 
 def check_part_size(part_size: int) -> None:
     """Refuse a part size that S3 would refuse.

@@ -175,7 +175,7 @@ def test_a_thread_is_busy_until_larger_requests_have_freed_it() -> None:
     controller = ConcurrencyController(256, 16, lambda: spent_s)
     now = 0.0
     seen = []
-    for share in (0.69, 0.71, 0.51, 0.49, 0.51, 0.71):
+    for share in (0.79, 0.81, 0.61, 0.59, 0.61, 0.81):
         now += 1
         controller.on_begin(now)
         for _ in range(30):

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from aiockpt.model import KiB, OnLanded
 
 #: Most that is handed out at once where somebody looks at it: it has to be in the cache then, beside what the kernel
-#: has copied it from. 1 to 2 MiB of that are common, where a load takes a tenth more CPU time with 512 KiB, and 7 % more
-#: with 128 KiB.
+#: has copied it from. 1 to 2 MiB of that are common, where a load takes a tenth more CPU time with 512 KiB, and 7 %
+#: more with 128 KiB.
 LOOKED_AT_BYTES = 256 * KiB
 
 

@@ -42,8 +42,8 @@ HOLD_WINDOWS = 10
 BUSY_SHARE = 0.7
 
 #: From which share on it counts as the bound, and below which it does no more; larger requests alone save it up to a
-#: seventh of its work. On a slow machine a link of 1.5 GB/s keeps it busy for half of the time, with moments of 0.7, and
-#: loopback for three quarters.
+#: seventh of its work. On a slow machine a link of 1.5 GB/s keeps it busy for half of the time, with moments of 0.7,
+#: and loopback for three quarters.
 BOUND_SHARE = 0.8
 FREE_SHARE = 0.6
 

@@ -43,8 +43,5 @@ def request_bytes_around(total_bytes: int, connections: int, part_size: int, *, 
 
     ``few``: requests should be few: up to four times as much, whatever the connections (``FEW_CONNECTIONS``).
     """
-    smallest = part_size // 2
-    if few:
-        connections = min(connections, FEW_CONNECTIONS)
-        return request_bytes(total_bytes, connections, smallest=smallest, largest=part_size * MOST_TIMES_WHERE_FEW)
-    return request_bytes(total_bytes, connections, smallest=smallest, largest=part_size * MOST_TIMES)
+    connections, times = (min(connections, FEW_CONNECTIONS), MOST_TIMES_WHERE_FEW) if few else (connections, MOST_TIMES)
+    return request_bytes(total_bytes, connections, smallest=part_size // 2, largest=part_size * times)

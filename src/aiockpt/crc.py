@@ -42,16 +42,14 @@ class BlockCrcs:
 
     def add(self, view: memoryview) -> int:
         """Append *view*, which is made of bytes; returns its CRC32."""
-        total, at = 0, 0
-        while at < len(view):
-            piece = view[at : at + (self._room or self._block_bytes)]
-            crc, nbytes = crc32(piece), len(piece)
-            if self._room:
-                self.crcs[-1] = crc32_combine(self.crcs[-1], crc, nbytes)
-            else:
-                self.crcs.append(crc)
-                self._room = self._block_bytes
-            self._room -= nbytes
-            total = crc32_combine(total, crc, nbytes) if at else crc
-            at += nbytes
-        return total
+        size = self._block_bytes
+        first = view[: self._room]
+        total = crc32(first) if self._room else 0
+        if self._room:
+            self.crcs[-1] = crc32_combine(self.crcs[-1], total, len(first))
+        blocks = [crc32(view[start : start + size]) for start in range(len(first), len(view), size)]
+        self.crcs += blocks
+        self._room = (self._room - len(view)) % size
+        for crc in blocks[:-1]:
+            total = crc32_combine(total, crc, size)
+        return crc32_combine(total, blocks[-1], (len(view) - len(first) - 1) % size + 1) if blocks else total

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-
 # A loop in debug mode names each callback of 0.1 s and more, which any may take on a machine that is busy.
 _SLOW_IS_NO_FAULT = """
 import logging

@@ -161,7 +161,7 @@ def test_widely_strided_columns_leave_their_gaps_out(local: Place, local_endpoin
     local_endpoint.reset_stats()
     part = {"w": state["w"][:, : columns // 2].contiguous()}
     assert same_bits(local.load(emptied(part), planner=Slices({"w": (0, 0)})), part)
-    assert fetched(local_endpoint) <= 1.01 * nbytes_of(part)
+    assert fetched(local_endpoint) <= nbytes_of(part) + 5 * 2 * 16 * KiB  # with the blocks in which rows begin and end
 
 
 @pytest.mark.parametrize("rows", [30, 60, 120, 240, 960])

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiockpt.dcp import load
-from aiockpt.model import KiB
-from dcp.checkpoints import random_tensor, same_bits
+from aiockpt.dcp.proof import ProofWriter
+from aiockpt.dcp.tasks import BLOCK_BYTES
+from aiockpt.model import KiB, MiB
+from dcp.checkpoints import random_tensor, raw_bytes, same_bits
 from dcp.stored import Stored, Targets
 
 
@@ -67,3 +69,23 @@ def test_slices_of_transposed_tensors_fetch_what_they_need_once(
     assert torch.equal(target, part.to(dtype))
     rows_nbytes = lengths[1] * tensor.shape[0] * 4  # as they lie in memory, gaps and all
     assert stored.fetched <= rows_nbytes + 3 * KiB
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_blocks_around_many_rows_take_little_memory_at_a_time(dtype: torch.dtype) -> None:
+    stored = Stored()
+    tensor = random_tensor((24, 768 * KiB), torch.int32, 1).float()  # rows of 3 MiB, blocks of 288 KiB
+    starts, lengths = (0, 1000), (24, 300 * KiB)
+    proof = ProofWriter(tensor.nbytes, 24)
+    proof.add(memoryview(raw_bytes(tensor)))
+    item = stored.add("w", tensor, starts, lengths)._replace(crc32s=proof.packed())
+    target = torch.zeros(lengths, dtype=dtype)
+    tasks = list(load._tasks(Targets(w=target).loading, [item]))
+    beside = sum(task.staged_bytes for task in tasks) - (target.nbytes // 2 if dtype is torch.float64 else 0)
+    assert beside > BLOCK_BYTES
+    assert max(task.staged_bytes for task in tasks) <= BLOCK_BYTES + MiB
+    stored.serve(tasks)
+    assert torch.equal(target, tensor[:, 1000 : 1000 + 300 * KiB].to(dtype))
+    assert stored.fetched <= target.numel() * 4 + 24 * 2 * 288 * KiB + 3 * KiB
+    rests = [around for task in tasks for around in vars(task)["_surrounds"] if around.payload_at is not None]
+    assert not any(len(rest.memory) for rest in rests)

@@ -43,8 +43,8 @@ from aiockpt.observe.report import Phase
 #: separate landing costs about as much in calls.
 TOGETHER_BELOW_BYTES = 256 * KiB
 
-#: A slice of a small item is fetched alone where that spares more bytes than this, by default the widest gap that is
-#: fetched between items (``max_gap_bytes``), as long as it is proven all the same.
+#: A slice of a small item is fetched alone, with what proves it, where that spares more bytes than this, by default the
+#: widest gap that is fetched between items (``max_gap_bytes``).
 TOGETHER_SPARE_BYTES = 64 * KiB
 
 #: Largest stretch that is taken apart at once, and the widest gap in it.
@@ -198,17 +198,19 @@ def _is_better_alone(item: StoredItem, *, checksums: bool) -> bool:
         max_dense_bytes=None,
         max_sparse_bytes=BLOCK_BYTES,
     )
-    is_one = first.dense and not more
-    return is_one and (not checksums or _is_proven(item, ByteRange(first.start, first.end)))
+    if more or not first.dense:
+        return False
+    beside = _edges_nbytes(item, ByteRange(first.start, first.end)) if checksums else 0
+    return item.length - item.wanted_nbytes - beside > TOGETHER_SPARE_BYTES
 
 
-def _is_proven(item: StoredItem, span: ByteRange) -> bool:
-    """Whether the blocks that are noted for a small item prove these bytes of it; those that do not fit prove none."""
+def _edges_nbytes(item: StoredItem, span: ByteRange) -> int:
+    """What is fetched beside a slice to prove it by its blocks; all of the item, if those do not fit it."""
     try:
         proof = item.proof(item.payload_nbytes)
     except MetadataError:  # the archive's own CRC32 will do
-        return False
-    return proof is not None and proof.proves(span)
+        return item.length
+    return sum(map(len, proof.edges([span]))) if proof is not None else item.length
 
 
 def _tasks(loading: Loading, items: Iterable[StoredItem]) -> Iterator[Task]:

@@ -5,10 +5,9 @@ blocks of each larger tensor's elements (they come from the pass that is made an
 objects and transformed items. They are an attribute of the item's ``_StorageInfo``, which stock DCP neither looks at
 nor loses: the commit makes them stand with the checkpoint, and no load makes a request for them. No I/O.
 
-What a load proves: every block that it fetches whole. Blocks begin where shards of the first dimension do, for powers
-of two of them, up to ``MOST_PARTS``, as far as they divide it. A slice that begins or ends within a block all the same
-fetches the rest of it, too, where that is cheap (``EDGES_FRACTION``); elsewhere the beginning and end of the slice,
-less than a block each, stay unproven.
+What a load proves: every byte. A slice that begins or ends within a block fetches the rest of that block, too. Blocks
+begin where shards of the first dimension do, for powers of two of them, up to ``MOST_PARTS``, as far as they divide it,
+so that most slices need nothing beside them.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import math
 import sys
 from array import array
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
@@ -31,24 +30,23 @@ from aiockpt.model import ByteRange, KiB, MiB
 #: The attribute of ``_StorageInfo``.
 ATTRIBUTE = "aiockpt_crc32s"
 
-#: Blocks are about a 128th of a tensor, within these bounds: 512 bytes of CRC32s for what is 4 to 128 MiB large, then
-#: 4 to 8 bytes for each MiB. Blocks of 256 KiB make the pass 3 % slower than one stretch, of 64 KiB 11 % (zlib-ng,
-#: AVX-512).
-SMALLEST_BLOCK_BYTES = 32 * KiB
-LARGEST_BLOCK_BYTES = MiB
-BLOCKS_OF_SMALLER = 128
+#: Blocks are about a 256th of a tensor, within these bounds: 1 KiB of CRC32s for what is 4 to 128 MiB large, then 8 to
+#: 16 bytes for each MiB. So any 12 ranks that share a tensor of 4 MiB and more fetch less than 1/20 beside what they
+#: need. Blocks of 256 KiB make the pass 3 % slower than one stretch, of 64 KiB 15 %, of 16 KiB 70 % (zlib-ng, AVX-512).
+SMALLEST_BLOCK_BYTES = 16 * KiB
+LARGEST_BLOCK_BYTES = 512 * KiB
+BLOCKS_OF_SMALLER = 256
+
+#: No version has written larger ones. What is fetched beside a slice is less than two of them.
+MOST_BLOCK_BYTES = MiB
 
 #: Where rows cannot be divided into ``FEWEST_PARTS``, slices begin anywhere, and blocks are this much smaller, so that
 #: what is fetched beside a slice is little. Such are few: embeddings of odd vocabularies.
-FINER = 4
+FINER = 2
 FEWEST_PARTS = 8
 
-#: Shards that are foreseen. More of them have as many rows as blocks are fetched beside them, or nearly.
-MOST_PARTS = 64
-
-#: A slice's edges are rounded out to their blocks, both together, if that costs at most this part of the slice: less
-#: than the 1/20 that a resharding load may fetch beside what it needs.
-EDGES_FRACTION = 1 / 24
+#: Shards that are foreseen: more of them would be smaller than blocks.
+MOST_PARTS = BLOCKS_OF_SMALLER
 
 #: Flag in the first byte: the elements lie in row-major order.
 _ROW_MAJOR = 0x80
@@ -134,7 +132,7 @@ class Proof:
             MetadataError: it does not fit ``nbytes``.
         """
         size, crcs_at = _form(packed)
-        if not size or len(packed) - crcs_at != 4 * -(-nbytes // size):
+        if not 0 < size <= MOST_BLOCK_BYTES or len(packed) - crcs_at != 4 * -(-nbytes // size):
             raise MetadataError(f"the CRC32s in the metadata are not those of {nbytes} bytes")
         crcs = array("I")
         crcs.frombytes(packed[crcs_at:])
@@ -145,38 +143,20 @@ class Proof:
         start = number * self.block_bytes
         return ByteRange(start, min(start + self.block_bytes, self.nbytes))
 
-    def proves(self, span: ByteRange) -> bool:
-        """Whether every byte of it is in a block that is fetched whole, with its edges."""
-        spans = sorted([span, *self.edges([span])])
-        start, end = spans[0].start, spans[-1].end
-        return start % self.block_bytes == 0 and (end % self.block_bytes == 0 or end == self.nbytes)
-
     def edges(self, spans: Sequence[ByteRange]) -> list[ByteRange]:
-        """What else to fetch for blocks to be whole, where that is cheap.
+        """What else to fetch for all blocks to be whole, ascending.
 
         Args:
             spans: what is fetched, ascending, without overlap.
         """
         edges: list[ByteRange] = []
-        done = 0  # bytes before are fetched, or are another span's business
+        done = 0  # bytes before are fetched
         for span, after in zip(spans, [*(span.start for span in spans[1:]), self.nbytes], strict=False):
             before = ByteRange(max(done, span.start // self.block_bytes * self.block_bytes), span.start)
-            block_end = min(after, -(-span.end // self.block_bytes) * self.block_bytes)
-            wanted = _affordable([before, ByteRange(span.end, block_end)], len(span))
-            edges += wanted
-            done = max(span.end, *(edge.end for edge in wanted)) if wanted else span.end
+            behind = ByteRange(span.end, min(after, -(-span.end // self.block_bytes) * self.block_bytes))
+            edges += [edge for edge in (before, behind) if len(edge)]
+            done = behind.end
         return edges
-
-
-def _affordable(edges: Sequence[ByteRange], span_nbytes: int) -> list[ByteRange]:
-    """Both edges, the smaller one, or none; in their order."""
-    left = EDGES_FRACTION * span_nbytes
-    taken: list[ByteRange] = []
-    for edge in sorted(edges, key=len):
-        left -= len(edge)
-        if len(edge) and left >= 0:
-            taken.append(edge)
-    return sorted(taken)
 
 
 def _form(packed: object) -> tuple[int, int]:
@@ -250,17 +230,8 @@ class Check:
 
     def damaged(self) -> ByteRange | None:
         """The first block that was noted as a whole and does not match."""
-        return next((block for block, matches in self._whole_blocks() if not matches), None)
-
-    def unproven_nbytes(self) -> int:
-        """How many of the bytes that were noted are in blocks of which others were not."""
-        noted = sum(end - start for start, end, _ in self._ascending())
-        return noted - sum(len(block) for block, _ in self._whole_blocks())
-
-    def _whole_blocks(self) -> Iterator[tuple[ByteRange, bool]]:
-        """The blocks that were noted as a whole, and whether each matches."""
         if self._proof is None:
-            return
+            return None
         number, filled, total = -1, 0, 0
         for start, end, crc in self._ascending():
             if start // self._block_bytes != number:
@@ -271,8 +242,9 @@ class Check:
             total = crc32_combine(total, crc, end - start)
             filled = end
             block = self._proof.block(number)
-            if filled == block.end:
-                yield block, total == self._proof.crcs[number]
+            if filled == block.end and total != self._proof.crcs[number]:
+                return block
+        return None
 
     def _ascending(self) -> list[tuple[int, int, int]]:
         """Start, end and CRC32 of each piece."""

@@ -82,8 +82,8 @@ class TensorLoad:
         self._tail = _Surround(payload_end, item.end if wants_tail else payload_end)
         require(len(self._tail.span) <= MAX_TAIL_BYTES, "more follows the elements than an archive of one tensor has")
         self._proof = item.proof(item.payload_nbytes) if loading.checksums else None
-        self._check = Check(self._proof)
-        self._edges: list[_Surround] = []
+        has_crc32 = item.is_whole and not item.is_bare  # in its archive: then blocks only tell where the damage is
+        self._check = Check(self._proof if second_try or not has_crc32 else None)
         self._landing: list[Stretch] = []  # directly, in the target's memory
         self._missing = 0
 
@@ -104,31 +104,43 @@ class TensorLoad:
         if not item.is_whole:
             self._tell_choice(parts)
         self._landing = [part for part in parts if direct and part.dense]
-        if self._proof is not None and not item.is_whole:
-            self._edges = [_Surround(*self._place(edge)) for edge in self._proof.edges(_runs(parts))]
-        staged = [part for part in parts if not (direct and part.dense)]
-        tasks = self._tasks_beside(staged) if self._landing else self._tasks_of(staged)
+        edges = self._proof.edges(_runs(parts)) if self._proof is not None and not item.is_whole else []
+        tasks = list(self._tasks_of(parts, edges, direct=direct))
         self._missing = len(tasks)
         return tasks
 
     def _ordered(self, sides: Sequence[int]) -> tuple[int, ...]:
         return tuple([sides[dim] for dim in self._order])
 
-    def _tasks_beside(self, staged: Sequence[Stretch]) -> list[Task]:
-        """What surrounds the elements comes with those that land directly."""
-        return [_Direct(self, self._surrounds()), *(_Staged(self, part) for part in staged)]
+    def _tasks_of(self, parts: Sequence[Stretch], edges: Sequence[ByteRange], *, direct: bool) -> Iterator[Task]:
+        """A task for each stretch that is staged, and for as many others as need little memory beside them.
 
-    def _tasks_of(self, staged: Sequence[Stretch]) -> list[Task]:
-        """What surrounds the elements comes with the stretch next to it.
-
-        Staged stretches wait for memory one by one: fetched before them, a head or tail would lie in the small gap
-        between two later reads, and be fetched again with it.
+        What surrounds a stretch comes with it. Tasks wait for memory one by one: fetched before, a head or an edge
+        would lie in the small gap between two later reads, and be fetched again with it.
         """
-        ends = [self._start + part.end for part in staged]
-        beside: list[list[_Surround]] = [[] for _ in staged]
-        for surround in self._surrounds():
-            beside[min(bisect_left(ends, surround.span.start), len(staged) - 1)].append(surround)
-        return [_Staged(self, part, around) for part, around in zip(staged, beside, strict=True)]
+        ready: list[Stretch] = []
+        around_ready: list[_Surround] = []
+        for part, around in zip(parts, self._beside(parts, edges), strict=True):
+            if not (direct and part.dense):
+                yield _Staged(self, part, around)
+                continue
+            if ready and _nbytes(around_ready) + _nbytes(around) > BLOCK_BYTES:
+                yield _Direct(self, ready, around_ready)
+                ready, around_ready = [], []
+            ready.append(part)
+            around_ready += around
+        if ready:
+            yield _Direct(self, ready, around_ready)
+
+    def _beside(self, parts: Sequence[Stretch], edges: Sequence[ByteRange]) -> list[list[_Surround]]:
+        """What is to be fetched next to each stretch: edges, and what is still missing of the head and tail."""
+        ends = [self._start + part.end for part in parts]
+        beside: list[list[_Surround]] = [[] for _ in parts]
+        surrounds = [self._head, self._tail, *(_Surround(*self._place(edge), payload_at=edge.start) for edge in edges)]
+        for surround in surrounds:
+            if len(surround.memory) < len(surround.span):
+                beside[min(bisect_left(ends, surround.span.start), len(parts) - 1)].append(surround)
+        return beside
 
     def _tell_choice(self, parts: Sequence[Stretch]) -> None:
         """Which ranges a slice is fetched as."""
@@ -147,16 +159,10 @@ class TensorLoad:
                 fetched - wanted,
             )
 
-    def _surrounds(self) -> list[_Surround]:
-        """What is still missing of the archive's head and tail, as far as they are needed, and of edges."""
-        around = (self._head, self._tail, *self._edges)
-        return [surround for surround in around if len(surround.memory) < len(surround.span)]
-
-    def direct_reads(self) -> Iterator[Read]:
-        """What lands in the target's memory."""
-        for part in self._landing:
-            on_landed = shifted(part.start, self._check.note) if self._loading.checksums else None
-            yield self.read_of(part, self._memory_of(part), on_landed)
+    def direct_read(self, part: Stretch) -> Read:
+        """A stretch that lands in the target's memory."""
+        on_landed = shifted(part.start, self._check.note) if self._loading.checksums else None
+        return self.read_of(part, self._memory_of(part), on_landed)
 
     def read_of(self, part: Stretch, into: memoryview, on_landed: OnLanded | None = None) -> Read:
         """A stretch of the payload."""
@@ -183,8 +189,12 @@ class TensorLoad:
         stored = staged.view(self._dtype).as_strided(part.shape, [stride // itemsize for stride in part.strides])
         self._laid[part.select].copy_(stored, non_blocking=True)
 
-    def part_landed(self) -> Iterable[Task]:
-        """One of the tasks is done; after the last, prove and commit."""
+    def part_landed(self, surrounds: Iterable[_Surround]) -> Iterable[Task]:
+        """One of the tasks is done, and what it has fetched beside its stretches; after the last, prove and commit."""
+        for edge in surrounds:
+            if edge.payload_at is not None:
+                self._check.note(edge.payload_at, edge.memory)
+                edge.memory = memoryview(b"")
         self._missing -= 1
         if self._missing:
             return ()
@@ -227,8 +237,7 @@ class TensorLoad:
 
     def _mismatch(self, recorded: int | None) -> ChecksumMismatch | None:
         """Compare what has landed with the archive's CRC32, or those of blocks; None if nothing speaks against it."""
-        landed = [(part.start, self._memory_of(part)) for part in self._landing]
-        self._check.note_rest([*landed, *((edge.span.start - self._start, edge.memory) for edge in self._edges)])
+        self._check.note_rest([(part.start, self._memory_of(part)) for part in self._landing])
         if recorded is not None and self._check.crc32() == recorded:
             return None
         if damaged := self._check.damaged():
@@ -237,8 +246,6 @@ class TensorLoad:
             return ChecksumMismatch("the elements do not match their recorded CRC32")
         if self._proof is None:
             self._loading.note_unproven(self.item)
-        else:
-            self._loading.recorder.unproven(self._check.unproven_nbytes())
         return None
 
     def _fetch_again(self, error: ChecksumMismatch) -> Iterable[Task]:
@@ -291,12 +298,18 @@ class _Reordered(Task):
 
 
 class _Surround:
-    """Bytes beside those that the target gets, and memory for them."""
+    """Bytes beside those that the target gets, and memory for them.
 
-    def __init__(self, start: int, end: int) -> None:
+    Attributes:
+        span: where the object has them.
+        payload_at: of a block's rest, where the payload has them: memory for it is given up once it has been noted.
+    """
+
+    def __init__(self, start: int, end: int, *, payload_at: int | None = None) -> None:
         if end < start:
             raise Surprise("too short for the tensor that the metadata describes")
         self.span = ByteRange(start, end)
+        self.payload_at = payload_at
         self.memory = memoryview(b"")
 
     def read(self, source: ObjectId) -> Read:
@@ -305,32 +318,38 @@ class _Surround:
         return Read(source, self.span, self.memory)
 
 
-class _Direct(Task):
-    """The stretches that land in the target itself, and what surrounds the elements."""
+def _nbytes(surrounds: Iterable[_Surround]) -> int:
+    return sum(len(surround.span) for surround in surrounds)
 
-    def __init__(self, load: TensorLoad, surrounds: Sequence[_Surround]) -> None:
+
+class _Direct(Task):
+    """Stretches that land in the target itself, and what surrounds them."""
+
+    def __init__(self, load: TensorLoad, parts: Sequence[Stretch], surrounds: Sequence[_Surround]) -> None:
         self.items = (load.item,)
         self._load = load
+        self._parts = parts
         self._surrounds = surrounds
-        self.staged_bytes = sum(len(surround.span) for surround in surrounds)
+        self.staged_bytes = _nbytes(surrounds)
 
     def reads(self) -> list[Read]:
-        return [*(surround.read(self._load.item.source) for surround in self._surrounds), *self._load.direct_reads()]
+        around = [surround.read(self._load.item.source) for surround in self._surrounds]
+        return [*around, *(self._load.direct_read(part) for part in self._parts)]
 
     def landed(self) -> Iterable[Task]:
-        return self._load.part_landed()
+        return self._load.part_landed(self._surrounds)
 
 
 class _Staged(Task):
     """A stretch that goes through staging memory, and what surrounds it."""
 
-    def __init__(self, load: TensorLoad, part: Stretch, surrounds: Sequence[_Surround] = ()) -> None:
+    def __init__(self, load: TensorLoad, part: Stretch, surrounds: Sequence[_Surround]) -> None:
         self.items = (load.item,)
         self._load = load
         self._part = part
         self._surrounds = surrounds
         self._memory: torch.Tensor | None = None
-        self.staged_bytes = part.nbytes + sum(len(surround.span) for surround in surrounds)
+        self.staged_bytes = part.nbytes + _nbytes(surrounds)
 
     def reads(self) -> list[Read]:
         self._memory = self._load.staging(self._part)
@@ -341,4 +360,4 @@ class _Staged(Task):
         assert self._memory is not None
         self._load.copy(self._part, self._memory)
         self._memory = None
-        return self._load.part_landed()
+        return self._load.part_landed(self._surrounds)

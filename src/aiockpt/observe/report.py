@@ -68,8 +68,8 @@ class Report:
         throttles: answers by which the service asked to slow down.
         slices: tensors of which only a slice was wanted.
         stretches: byte ranges that they were fetched as.
-        unproven_bytes: of elements and objects that were loaded with no CRC32 to compare with: whoever saved them noted
-            none, or a slice begins or ends within a block. 0 with ``checksum="off"``, which does not look.
+        unproven_bytes: of elements and objects that were loaded with no CRC32 to compare with, since whoever saved
+            them noted none. 0 with ``checksum="off"``, which does not look.
     """
 
     kind: Kind

@@ -146,15 +146,69 @@ def test_one_list_of_chunks_is_not_for_all_tensors() -> None:
         load_metadata(pickle.dumps(Metadata({f"w{n}": tensor for n in range(1000)}, storage_data={})), "here")
 
 
+def minus(number: int, bits: int = 12) -> bytes:
+    """As many of -1 and -2, which have the same hash, as all tuples of them do: others for each number."""
+    return b"".join(b"J" + struct.pack("<i", -1 - (number >> bit & 1)) for bit in range(bits))
+
+
+def real(value: float) -> bytes:
+    return b"G" + struct.pack(">d", value)
+
+
+COLLIDING = {
+    "tuples": [b"(" + minus(number) + b"t" for number in range(3000)],
+    "tuples that end with a name": [b"(" + minus(number) + text("x") + b"t" for number in range(3000)],
+    "tuples that begin with no name": [b"(" + text("") + minus(number) + b"t" for number in range(3000)],
+    "pairs of tuples": [b"(" + minus(number) + b"t" + b"N\x86" for number in range(3000)],
+    "sizes": [name("torch", "Size") + b"(" + minus(number) + b"t\x85R" for number in range(3000)],
+    "frozensets": [b"((" + minus(number) + b"tN\x91" for number in range(3000)],
+}  # fmt: skip
+
+
 def test_indices_that_collide_are_few() -> None:
-    """-1 and -2 have the same hash, and so have all tuples of them."""
-    data = b"\x80\x04" + name("torch", "Size") + b"\x940" + name(DCP, "MetadataIndex") + b"\x940}("
-    for number in range(3000):
-        sides = b"".join(b"J" + struct.pack("<i", -1 - (number >> bit & 1)) for bit in range(12))
-        state = text("fqn") + text("w") + text("offset") + b"h\x00(" + sides + b"t\x85R"
-        data += b"h\x01)\x81}(" + state + b"ubN"
+    """Equal ones here; others can be made of them once they are keys."""
+    state = text("fqn") + text("w") + text("offset") + b"N"
+    index = name(DCP, "MetadataIndex") + b")\x81}(" + state + b"ub"
     with pytest.raises(MetadataError, match="again and again"):
-        load_metadata(data + b"u.", "here")
+        load_metadata(b"\x80\x04}(" + (index + b"N") * 3000 + b"u.", "here")
+
+
+@pytest.mark.parametrize("keys", COLLIDING.values(), ids=COLLIDING)
+def test_keys_of_the_same_hash_are_few(keys: list[bytes]) -> None:
+    values = [pickle.loads(b"\x80\x04" + key + b".") for key in keys]
+    assert (len(set(values)), len(set(map(hash, values)))) == (3000, 1)
+    data = b"\x80\x04}(" + b"".join(key + b"N" for key in keys) + b"u."
+    with pytest.raises(MetadataError, match="share their hashes"):
+        load_metadata(data, "here")
+
+
+RARE = {
+    "complex": [real(-1000003.0 * number) + real(number) + b"\x86R" for number in range(3000)],
+    "slice": [minus(number, 3) + b"\x87R" for number in range(3000)],
+    "PurePosixPath": [text(f"{number}") + b"\x85RN}" + text("_hash") + b"K\x05s\x86b" for number in range(3000)],
+}
+
+
+@pytest.mark.parametrize("kind", RARE)
+def test_what_can_be_given_any_hash_is_rare(kind: str) -> None:
+    of = name("pathlib" if kind.endswith("Path") else "builtins", kind)
+    things = b"".join(of + thing for thing in RARE[kind])
+    loaded = pickle.loads(b"\x80\x04](" + things + b"e.")
+    assert kind == "slice" or len(set(map(hash, loaded))) == 1
+    with pytest.raises(MetadataError, match="more than 1000 paths"):
+        load_metadata(b"\x80\x04](" + things + b"e.", "here")
+
+
+def test_sizes_of_lists_are_refused() -> None:
+    """Nobody has looked at their hashes."""
+    with pytest.raises(MetadataError, match="no tuple"):
+        load_metadata(b"\x80\x04" + name("torch", "Size") + b"](K\x01K\x02e\x85R.", "here")
+
+
+def test_no_index_in_a_tuple_changes_its_hash() -> None:
+    index = name(DCP, "MetadataIndex") + b")\x81\x94}(" + text("fqn") + text("w") + text("offset") + b"Nub"
+    with pytest.raises(MetadataError, match="an index in a tuple"):
+        load_metadata(b"\x80\x04" + index + b"\x85.", "here")
 
 
 PARTS = st.text(max_size=8) | st.integers() | st.none() | st.booleans()

@@ -77,6 +77,9 @@ _COPYING: dict[tuple[str, str], Callable[..., object]] = {
     ("pathlib", "WindowsPath"): _of(pathlib.PureWindowsPath, str),
 }
 
+#: Of these there are few: a pickle can give them any hash.
+_RARE = (complex, slice, pathlib.PurePath)
+
 #: Modules as other Pythons name them: protocol 2, and Python 3.13.
 _MODULES = {"__builtin__": "builtins", "pathlib._local": "pathlib"}
 
@@ -90,7 +93,8 @@ _MAX_WEIGHT = 1000
 #: Parts of tuples that are none themselves, for a quick look.
 _FLAT = frozenset({str, int, bool, float, NoneType, torch.dtype, torch.layout})
 
-#: Keys that compare equal, or have the same hash, which no two of a pickled dict do but by chance.
+#: Keys of the same hash, which no two of a pickled dict have but by chance: whoever computes many makes that dict take
+#: time by the square of their number.
 _MAX_COLLISIONS = 1000
 
 #: How much of a name that is refused is told.
@@ -100,9 +104,9 @@ _Drafts = list[tuple[Any, type]]
 
 
 def _size(dimensions: tuple[int, ...]) -> torch.Size:
-    """Stands for ``torch.Size``."""
-    if len(dimensions) > _MAX_DIMENSIONS:
-        raise ValueError(f"{len(dimensions)} dimensions")
+    """Stands for ``torch.Size``, given a tuple that has been weighed."""
+    if type(dimensions) is not tuple or len(dimensions) > _MAX_DIMENSIONS:
+        raise ValueError(f"a size that is no tuple of {_MAX_DIMENSIONS} dimensions at most")
     return torch.Size(dimensions)
 
 
@@ -123,7 +127,7 @@ def _index_draft(made: _Drafts) -> type:
 
     def hash_of(self: MetadataIndex) -> int:
         if type(self.fqn) is not str or type(self.offset) not in {torch.Size, NoneType}:
-            raise TypeError("an index of other things than a name and an offset")
+            raise ValueError("an index of other things than a name and an offset")
         return MetadataIndex.__hash__(self)
 
     def equals(self: MetadataIndex, other: object) -> bool:
@@ -148,11 +152,16 @@ def _properties_draft(kind: type, made: _Drafts) -> type:
 
 
 class _Bounds:
-    """What the pickle may make in all: copies no longer than itself, and tuples and frozensets of ``_MAX_WEIGHT``."""
+    """What the pickle may make in all.
+
+    Copies no longer than itself, tuples and frozensets of ``_MAX_WEIGHT``, and few keys of the same hash.
+    """
 
     def __init__(self, length: int) -> None:
         self._may_copy = length
         self._weights: dict[int, tuple[int, object]] = {}  # by id, of those that hold others; kept, so that ids stay
+        self._first_of: dict[int, object] = {}  # by hash
+        self._collisions = self._rarities = 0
 
     def bounded(self, kind: Callable[..., object]) -> Callable[..., object]:
         """``kind``, whose arguments count as copied."""
@@ -164,20 +173,36 @@ class _Bounds:
             made = kind(*args)
             if type(made) is frozenset:
                 self.weigh(made)
+            self._rarities += isinstance(made, _RARE)
+            if self._rarities > _MAX_COLLISIONS:
+                raise ValueError(f"more than {_MAX_COLLISIONS} paths, complex numbers and slices")
             return made
 
         return call
 
     def weigh(self, made: Collection[object]) -> None:
         """Refuse a tuple or frozenset that would be long to hash; each must be shown before those that it is in."""
-        if len(made) <= _MAX_WEIGHT and _FLAT.issuperset(map(type, made)):
+        if len(made) > _MAX_WEIGHT or not _FLAT.issuperset(map(type, made)):
+            inner = [part for part in made if type(part) in {tuple, frozenset}]
+            weight = len(made) + sum(self._weight(part) for part in inner)
+            if weight > _MAX_WEIGHT:
+                raise ValueError(f"a tuple of {weight} parts, with those of its parts: to hash it could take for ever")
+            if any(isinstance(part, MetadataIndex) for part in made):
+                raise ValueError("an index in a tuple, whose hash could be set to any afterwards")
+            if inner:
+                self._weights[id(made)] = weight, made
+        if not (type(made) is tuple and made and made[0] and type(made[0]) is str):  # of which nobody knows the hash
+            self._note_hash(made)
+
+    def _note_hash(self, made: object) -> None:
+        """Refuse many different things of the same hash."""
+        try:
+            first = self._first_of.setdefault(hash(made), made)
+        except TypeError:  # nor can it become a key
             return
-        inner = [part for part in made if type(part) in {tuple, frozenset}]
-        weight = len(made) + sum(self._weight(part) for part in inner)
-        if weight > _MAX_WEIGHT:
-            raise ValueError(f"a tuple of {weight} parts, with those of its parts: to hash it could take for ever")
-        if inner:
-            self._weights[id(made)] = weight, made
+        self._collisions += first is not made and first != made
+        if self._collisions > _MAX_COLLISIONS:
+            raise ValueError(f"more than {_MAX_COLLISIONS} things that share their hashes with others")
 
     def _weight(self, part: Any) -> int:
         weighed = self._weights.get(id(part))

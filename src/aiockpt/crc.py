@@ -47,9 +47,9 @@ class BlockCrcs:
         total = crc32(first) if self._room else 0
         if self._room:
             self.crcs[-1] = crc32_combine(self.crcs[-1], total, len(first))
-        blocks = [crc32(view[start : start + size]) for start in range(len(first), len(view), size)]
+        blocks: list[int] = [zlib_ng.crc32(view[start : start + size]) for start in range(len(first), len(view), size)]
         self.crcs += blocks
         self._room = (self._room - len(view)) % size
         for crc in blocks[:-1]:
-            total = crc32_combine(total, crc, size)
+            total = zlib_ng.crc32_combine(total, crc, size)
         return crc32_combine(total, blocks[-1], (len(view) - len(first) - 1) % size + 1) if blocks else total

@@ -163,6 +163,16 @@ def test_what_could_not_be_connected_to_is_named_without_the_request() -> None:
         )
 
 
+@pytest.mark.parametrize("kind", [botocore_errors.ConnectTimeoutError, botocore_errors.ReadTimeoutError])
+def test_who_gave_no_answer_is_named_without_the_request(kind: type[botocore_errors.HTTPClientError]) -> None:
+    with pytest.raises(TransportTimeout) as failure, translated("HEAD", TARGET):
+        raise kind(endpoint_url="https://me:secret@s3.example.com/bucket?list-type=2")
+    assert str(failure.value) == "HEAD s3://bucket/key: no answer from https://s3.example.com in time"
+    with pytest.raises(TransportTimeout) as failure, translated("HEAD", TARGET):
+        raise TimeoutError
+    assert str(failure.value) == "HEAD s3://bucket/key: no answer in time"
+
+
 def test_what_is_no_buckets_matter_names_none() -> None:
     with pytest.raises(ConfigError) as failure, translated("building a client for", S3_ITSELF):
         raise botocore_errors.ProfileNotFound(profile="p")

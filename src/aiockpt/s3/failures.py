@@ -178,7 +178,8 @@ def _translate(exc: Exception, action: str, target: ObjectId) -> AiockptError:  
         kind = TLSError if all(map(is_lasting, chain(exc))) else ConnectError
         return kind(f"{where}: TLS failed: {exc}; {TLS_ADVICE}")
     if isinstance(exc, (botocore_errors.ConnectTimeoutError, botocore_errors.ReadTimeoutError, TimeoutError)):
-        return TransportTimeout(f"{where}: no answer in time")
+        asked = _asked(exc)
+        return TransportTimeout(f"{where}: no answer{f' from {asked}' if asked else ''} in time")
     if _never_connected(exc):
         return ConnectError(f"{where}: cannot connect to {_asked(exc)}; check the endpoint URL and the network")
     if isinstance(
@@ -210,10 +211,10 @@ def _never_connected(exc: Exception) -> bool:
 
 
 def _asked(exc: Exception) -> str:
-    """The endpoint or proxy of a botocore error, without path and query."""
+    """The endpoint or proxy of a botocore error, without path and query; "" if it does not name one."""
     known = getattr(exc, "kwargs", {})
     parts = urlsplit(str(known.get("endpoint_url") or known.get("proxy_url") or ""))
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else ""
 
 
 @contextmanager

@@ -23,18 +23,21 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, Def
 from torch.distributed.checkpoint.filesystem import SerializationFormat, _StorageInfo
 from torch.distributed.checkpoint.planner import ReadItem, WriteItem, WriteItemType
 
-from aiockpt.dcp.metadata import dump_metadata, load_metadata
+from aiockpt.dcp.metadata import dump_metadata
 from aiockpt.dcp.proof import (
     ATTRIBUTE,
     BLOCKS_OF_SMALLER,
     LARGEST_BLOCK_BYTES,
     MOST_BLOCK_BYTES,
+    MOST_WHOLE_BYTES,
     Check,
     Proof,
     ProofWriter,
     attach,
     block_bytes,
     is_row_major,
+    packed_whole,
+    proves,
 )
 from aiockpt.errors import ChecksumMismatch, MetadataError
 from aiockpt.model import ByteRange, GiB, KiB, MiB
@@ -232,6 +235,24 @@ def test_what_nobody_noted_is_noted_at_the_end(data: st.DataObject) -> None:
     assert check.damaged() is None
 
 
+@given(st.binary(max_size=100 * KiB), st.integers(0, (1 << 32) - 1), st.booleans())
+def test_what_was_packed_proves_the_whole(data: bytes, other: int, row_major: bool) -> None:
+    writer = ProofWriter(len(data))
+    writer.add(memoryview(data))
+    packed = [writer.packed(row_major=row_major)]
+    if 0 < len(data) <= MOST_WHOLE_BYTES:
+        packed.append(packed_whole(zlib.crc32(data), row_major=row_major))
+        assert Proof.unpack(packed[-1], len(data)).row_major == row_major
+    for each in packed:
+        assert proves(each, zlib.crc32(data), len(data))
+        assert proves(each, other, len(data)) == (other == zlib.crc32(data))
+
+
+def test_a_whole_that_is_too_large_for_its_block() -> None:
+    with pytest.raises(MetadataError):
+        proves(packed_whole(0), 0, MOST_WHOLE_BYTES + 1)
+
+
 @pytest.mark.parametrize(("packed", "expected"), [(None, None), (b"\x94abcd", True), (b"\x14abcd", False)])
 def test_the_order_of_elements_is_known_without_a_request(packed: bytes | None, expected: bool | None) -> None:
     assert is_row_major(packed) is expected
@@ -380,6 +401,52 @@ def test_bits_flipped_at_rest_are_an_error_that_names_tensor_object_and_bytes(
     assert "'w" in str(error)
     assert local.uri(key) in str(error)
     assert f"bytes {place_of(local)[0]}-" in str(error)
+
+
+def another(value: Any) -> Any:
+    """Something else of the same form."""
+    if isinstance(value, torch.Tensor):
+        return torch.empty_like(value).copy_(random_tensor(tuple(value.shape), value.dtype, 99))
+    return value[::-1] if isinstance(value, str | bytes) else {"a": value["a"][::-1]}
+
+
+@pytest.mark.parametrize("way", [way for name, way in WAYS.items() if name != "buffered"])
+def test_the_objects_of_another_checkpoint_are_not_taken_for_its_own(
+    local: Place, local_endpoint: LocalEndpoint, way: Way
+) -> None:
+    """They are sound in themselves, and lie where the metadata say: after a deletion and a save that used the names."""
+    local.save({"w": way.value}, **way.save)
+    local.save({"w": another(way.value)}, "another", **way.save)
+    key = "ckpt/__0_0.distcp"
+    before, after = local.get(key), local.get("another/__0_0.distcp")
+    assert len(before) == len(after)
+    local_endpoint.replace_object(local.bucket, key, after)
+    with pytest.raises(CheckpointException) as caught:
+        way.load(local)
+    error = failure(caught.value)
+    assert isinstance(error, ChecksumMismatch)
+    assert "'w" in str(error)
+    assert local.uri(key) in str(error)
+
+
+def test_a_load_in_whose_midst_the_checkpoint_is_deleted_and_saved_anew(local: Place) -> None:
+    """The new one has the old one's names."""
+    old, new = ({"w": torch.full((100,), value)} for value in (1.0, 2.0))
+
+    class Slow(DefaultLoadPlanner):
+        """Who is here has read the metadata."""
+
+        def create_local_plan(self) -> Any:
+            for key in local.keys("ckpt/"):
+                local.client.delete_object(Bucket=local.bucket, Key=key)
+            local.save(new)
+            return super().create_local_plan()
+
+    local.save(old)
+    with pytest.raises(CheckpointException) as caught:
+        local.load(emptied(old), planner=Slow())
+    assert isinstance(failure(caught.value), ChecksumMismatch)
+    assert same_bits(local.load(emptied(new)), new)
 
 
 def test_bits_flipped_on_the_way_are_mended(local: Place, local_endpoint: LocalEndpoint, way: Way) -> None:
@@ -537,7 +604,14 @@ def test_a_proof_of_another_tensor_is_refused(local: Place) -> None:
     assert "'w'" in str(error)
 
 
-def test_many_small_tensors_cost_no_metadata(local: Place) -> None:
-    local.save({f"w{n}": torch.ones(10, 10) for n in range(20)})
-    places = (load_metadata(local.get("ckpt/.metadata"), "x").storage_data or {}).values()
-    assert not any(hasattr(place, ATTRIBUTE) for place in places)
+def test_many_small_tensors_cost_little_metadata(local: Place) -> None:
+    local.save({f"w{n}": torch.full((10, 10), float(n)) for n in range(20)} | {"empty": torch.zeros(0)})
+    metadata = local.reader().read_metadata()
+    places = metadata.storage_data or {}
+    noted = {index.fqn: getattr(place, ATTRIBUTE, b"") for index, place in places.items()}
+    assert noted.pop("empty") == b""
+    assert {len(packed) for packed in noted.values()} == {5}
+    with_proof = len(dump_metadata(metadata))
+    for place in places.values():
+        vars(place).pop(ATTRIBUTE, None)
+    assert with_proof - len(dump_metadata(metadata)) < 20 * 16

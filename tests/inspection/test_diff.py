@@ -6,6 +6,7 @@ from aiockpt.inspection.diff import diff
 from aiockpt.inspection.summary import Blob, Chunk, Summary, Tensor
 
 A, B, OTHER_FORM = b"\x14aaaa", b"\x14bbbb", b"\x94aaaa"
+SIZED, OTHER_SIZE = b"\x01\0\0\1\0aaaa", b"\x01\0\0\2\0aaaa"
 
 
 def tensor(
@@ -31,6 +32,8 @@ def summary(*entries: Tensor | Blob) -> Summary:
         (tensor("x"), tensor("x", None), "unknown"),
         (tensor("x", None), tensor("x", None), "unknown"),
         (tensor("x"), tensor("x", OTHER_FORM), "unknown"),
+        (tensor("x", SIZED), tensor("x", SIZED), "same"),
+        (tensor("x", SIZED), tensor("x", OTHER_SIZE), "unknown"),
         (tensor("x"), tensor("x", pieces=2), "unknown"),
         (tensor("x", None, (0,)), tensor("x", None, (0,)), "same"),
         (tensor("x"), tensor("x", shape=(2,)), "reshaped"),

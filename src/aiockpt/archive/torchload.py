@@ -180,11 +180,11 @@ def order_of(shape: Sequence[int], stride: Sequence[int]) -> tuple[int, ...] | N
     return tuple(order)
 
 
-def payload_of(item: memoryview, dtype: torch.dtype, shape: Sequence[int]) -> tuple[memoryview, bool]:
+def payload_of(item: memoryview, dtype: torch.dtype, shape: Sequence[int]) -> tuple[memoryview, int | None]:
     """The payload of a whole item in memory, proved and checked: a view into *item*.
 
     Returns:
-        The payload; whether its bytes were compared with a CRC32, or the writer recorded none.
+        The payload; its CRC32, which is the recorded one, or None if the writer recorded none.
 
     Raises:
         ChecksumMismatch: the payload's bytes do not match the CRC32 recorded for them.
@@ -210,7 +210,7 @@ def payload_of(item: memoryview, dtype: torch.dtype, shape: Sequence[int]) -> tu
         )
     if recorded is not None and crc32(payload) != recorded:
         raise ChecksumMismatch(f"the payload's CRC32 is not the recorded {recorded:#010x}")
-    return payload, recorded is not None
+    return payload, recorded
 
 
 def is_common_head(head: Bytes, dtype: torch.dtype, shape: Sequence[int]) -> bool:

@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
 
-from aiockpt.dcp.proof import ATTRIBUTE, Proof
+from aiockpt.dcp.proof import ATTRIBUTE, Proof, proves
 from aiockpt.dcp.slices import check_slice
 from aiockpt.errors import MetadataError
 from aiockpt.model import ByteRange, ObjectId
@@ -85,6 +85,21 @@ class StoredItem(NamedTuple):
             return None
         try:
             return Proof.unpack(self.crc32s, nbytes)
+        except MetadataError as exc:
+            raise MetadataError(f"{self}: {exc}") from exc
+
+    def may_have(self, crc: int, nbytes: int) -> bool:
+        """Whether this can be the CRC32 of all its elements, as far as the metadata tell.
+
+        Args:
+            crc: of the elements as they are stored.
+            nbytes: how long these are: of a planner that cast them in silence, not what dtype and shape say.
+
+        Raises:
+            MetadataError: what they tell does not fit.
+        """
+        try:
+            return self.crc32s is None or proves(self.crc32s, crc, nbytes)
         except MetadataError as exc:
             raise MetadataError(f"{self}: {exc}") from exc
 

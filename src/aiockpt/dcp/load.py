@@ -208,7 +208,7 @@ def _edges_nbytes(item: StoredItem, span: ByteRange) -> int:
     """What is fetched beside a slice to prove it by its blocks; all of the item, if those do not fit it."""
     try:
         proof = item.proof(item.payload_nbytes)
-    except MetadataError:  # the archive's own CRC32 will do
+    except MetadataError:  # which the item's task will raise
         return item.length
     return sum(map(len, proof.edges([span]))) if proof is not None else item.length
 

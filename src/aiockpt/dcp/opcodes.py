@@ -31,6 +31,9 @@ _CUT_SHORT = "the pickle is cut short"
 #: today.
 _PLAIN = rb"[()01NRabesu\]}\x81\x88\x89\x8f\x90\x92-\x94]"
 
+#: Five bytes: the proof of a small tensor, of which there may be many (``proof.packed_whole``).
+_PROOF = rb"C\x05.{5}"
+
 #: What makes one hashable thing of several: tuples and frozensets.
 _GATHERS = frozenset(b"t\x85\x86\x87\x91")
 
@@ -73,7 +76,7 @@ def _short_strings() -> bytes:
 def _run_pattern(memo_high: int) -> re.Pattern[bytes]:
     """A run of harmless opcodes that gather nothing; memo indices are below ``(memo_high + 1) << 16``."""
     memo = rb"r..[\x00-\x%02x]\x00" % memo_high
-    with_argument = b"|".join((*_FIXED, _short_strings(), _NUMBERS, *_RARER, memo))
+    with_argument = b"|".join((*_FIXED, _short_strings(), _NUMBERS, *_RARER, _PROOF, memo))
     return re.compile(rb"(?s)(?:%b*+(?:%b))*+%b*+" % (_PLAIN, with_argument, _PLAIN))
 
 

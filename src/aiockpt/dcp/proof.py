@@ -1,9 +1,10 @@
 """Proof of what is loaded: CRC32s of blocks of each stored item, kept beside its place in ``.metadata``.
 
-An archive's own CRC32 proves a tensor only as a whole, and safetensors files have none. So a save notes the CRC32s of
-blocks of each larger tensor's elements (they come from the pass that is made anyway), and of all bytes of serialized
-objects and transformed items. They are an attribute of the item's ``_StorageInfo``, which stock DCP neither looks at
-nor loses: the commit makes them stand with the checkpoint, and no load makes a request for them. No I/O.
+An archive's own CRC32 proves a tensor only as a whole, and would prove another checkpoint's that lies in its place;
+safetensors files have none. So a save notes the CRC32s of blocks of each tensor's elements (they come from the pass
+that is made anyway; of small ones there is one block), and of all bytes of serialized objects and transformed items.
+They are an attribute of the item's ``_StorageInfo``, which stock DCP neither looks at nor loses: the commit makes them
+stand with the checkpoint, and no load makes a request for them. No I/O.
 
 What a load proves: every byte. A slice that begins or ends within a block fetches the rest of that block, too. Blocks
 begin where shards of the first dimension do, for powers of two of them, up to ``MOST_PARTS``, as far as they divide it,
@@ -57,6 +58,10 @@ _SIZE_FOLLOWS = 0x01
 _SIZE_BYTES = 4
 _LOGARITHMS = range(16, 21)
 
+#: What is no larger than this can be noted as one block, by a byte that is a logarithm and its CRC32.
+MOST_WHOLE_BYTES = 1 << _LOGARITHMS[0]
+_WHOLE = {row_major: bytes([_LOGARITHMS[0] | row_major * _ROW_MAJOR]) for row_major in (False, True)}
+
 
 @lru_cache(maxsize=4096)
 def block_bytes(nbytes: int, rows: int = 1) -> int:
@@ -94,6 +99,28 @@ class ProofWriter(BlockCrcs):
         """What is kept in ``.metadata``: a byte of form, the blocks' size, the CRC32s, little-endian."""
         form = _SIZE_FOLLOWS | (_ROW_MAJOR if row_major else 0)
         return bytes([form]) + self._size.to_bytes(_SIZE_BYTES, "little") + _swapped(array("I", self.crcs)).tobytes()
+
+
+def packed_whole(crc: int, *, row_major: bool = True) -> bytes:
+    """What is kept in ``.metadata`` of up to ``MOST_WHOLE_BYTES`` bytes that are always fetched as a whole."""
+    return _WHOLE[row_major] + crc.to_bytes(4, "little")
+
+
+def proves(packed: bytes, crc: int, nbytes: int) -> bool:
+    """Whether ``crc`` is that of all the ``nbytes`` bytes that were packed.
+
+    Raises:
+        MetadataError: what was packed does not fit ``nbytes``.
+    """
+    whole = crc.to_bytes(4, "little")
+    if nbytes <= MOST_WHOLE_BYTES and packed in (_WHOLE[True] + whole, _WHOLE[False] + whole):
+        return True  # small ones are many: nothing is unpacked for each
+    return Proof.unpack(packed, nbytes).crc32() == crc
+
+
+def form_of(packed: bytes) -> bytes:
+    """What a packed proof says beside the CRC32s: those of two forms cannot be compared."""
+    return packed[: _form(packed)[1]]
 
 
 def is_row_major(packed: bytes | None) -> bool | None:
@@ -142,6 +169,14 @@ class Proof:
         """The bytes of a block."""
         start = number * self.block_bytes
         return ByteRange(start, min(start + self.block_bytes, self.nbytes))
+
+    def crc32(self) -> int:
+        """Of all bytes."""
+        total = 0
+        for crc in self.crcs[:-1]:
+            total = crc32_combine(total, crc, self.block_bytes)
+        last = len(self.crcs) - 1
+        return crc32_combine(total, self.crcs[last], len(self.block(last))) if self.crcs else total
 
     def edges(self, spans: Sequence[ByteRange]) -> list[ByteRange]:
         """What else to fetch for all blocks to be whole, ascending.

@@ -27,13 +27,13 @@ from torch.distributed.checkpoint.planner import SavePlanner, WriteItem, WriteIt
 from torch.distributed.checkpoint.storage import WriteResult
 
 from aiockpt.archive.safetensors import build_header, file_order
-from aiockpt.archive.torchsave import framable, frame, plain, row_major_frame, storage_view
+from aiockpt.archive.torchsave import Framed, framable, frame, plain, row_major_frame, storage_view
 from aiockpt.blocking.store import Store
 from aiockpt.blocking.upload import BlockingUpload, ObjectWriter
 from aiockpt.crc import crc32, crc32_combine
 from aiockpt.dcp.collector import collector_paused
 from aiockpt.dcp.files import FilePlan, item_nbytes
-from aiockpt.dcp.proof import ProofWriter, attach
+from aiockpt.dcp.proof import MOST_WHOLE_BYTES, ProofWriter, attach, packed_whole
 from aiockpt.dcp.staging import staged_blocks
 from aiockpt.engine.upload import UploadStats
 from aiockpt.errors import LocalProtocolError
@@ -45,9 +45,9 @@ from aiockpt.observe.report import Phase
 #: three more views cost on their way through the transport.
 COPY_BELOW_BYTES = 256 * KiB
 
-#: Archives of tensors below this are fetched whole by every load, and proven by their own CRC32. The others get a proof
-#: for their slices, which a load may fetch alone (``load.TOGETHER_SPARE_BYTES``).
-PROOF_FROM_BYTES = 64 * KiB
+#: Archives of tensors below this are fetched whole by every load, and proven as a whole. The others get a proof for
+#: their slices, which a load may fetch alone (``load.TOGETHER_SPARE_BYTES``).
+PROOF_FROM_BYTES = MOST_WHOLE_BYTES
 
 #: Tensors that cannot be sent from where they are are staged in blocks of this size.
 BLOCK_BYTES = 8 * MiB
@@ -249,39 +249,42 @@ def _write_tensor(writer: ObjectWriter, tensor: torch.Tensor) -> _Note | None:
     proof = ProofWriter(tensor.nbytes, _rows(tensor)) if tensor.nbytes >= PROOF_FROM_BYTES else None
     row_major = tensor.is_contiguous()
     if framable(tensor):
-        _write_framed(writer, tensor, proof)
-    elif not (plain(tensor) and (row_major := _write_staged(writer, tensor, proof))):
+        crc = _write_framed(writer, tensor, proof)
+    elif plain(tensor) and (surround := row_major_frame(tensor)) is not None:
+        crc, row_major = _write_staged(writer, tensor, surround, proof), True
+    else:
         buffer = io.BytesIO()
         torch.save(_standalone(tensor), buffer)
         writer.copy_in(buffer.getbuffer())
-    return _Note(proof.packed(row_major=row_major)) if proof and proof.crcs else None
+        return None
+    if not tensor.nbytes:
+        return None
+    return _Note(proof.packed(row_major=row_major) if proof else packed_whole(crc, row_major=row_major))
 
 
 def _rows(tensor: torch.Tensor) -> int:
     return tensor.shape[0] if tensor.dim() else 1
 
 
-def _write_framed(writer: ObjectWriter, tensor: torch.Tensor, proof: ProofWriter | None) -> None:
-    """A tensor from its own memory; copied together with its frame if it is small."""
+def _write_framed(writer: ObjectWriter, tensor: torch.Tensor, proof: ProofWriter | None) -> int:
+    """A tensor from its own memory, copied together with its frame if it is small; returns its CRC32."""
     surround, payload = frame(tensor), storage_view(tensor)
     if len(payload) < COPY_BELOW_BYTES:
         crc = proof.add(payload) if proof else crc32(payload)
         writer.copy_in(surround.head, payload, surround.tail(crc))
-        return
+        return crc
     writer.copy_in(surround.head)
     crc = writer.refer_to(payload, tensor, blocks=proof)
     writer.copy_in(surround.tail(crc))
+    return crc
 
 
-def _write_staged(writer: ObjectWriter, tensor: torch.Tensor, proof: ProofWriter | None) -> bool:
-    """A tensor on another device, or with scattered elements, row-major; False if only torch can write it."""
-    surround = row_major_frame(tensor)
-    if surround is None:
-        return False
+def _write_staged(writer: ObjectWriter, tensor: torch.Tensor, surround: Framed, proof: ProofWriter | None) -> int:
+    """A tensor on another device, or with scattered elements, row-major; returns its CRC32."""
     writer.copy_in(surround.head)
     crc = _write_blocks(writer, tensor, proof)
     writer.copy_in(surround.tail(crc))
-    return True
+    return crc
 
 
 def _write_blocks(writer: ObjectWriter, tensor: torch.Tensor, proof: ProofWriter | None) -> int:

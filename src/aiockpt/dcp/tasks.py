@@ -122,6 +122,11 @@ def lasting(item: StoredItem, error: AiockptError) -> AiockptError:
     )
 
 
+def not_those_saved() -> ChecksumMismatch:
+    """For elements that match their archive's CRC32: another checkpoint's, in an object of the same name."""
+    return ChecksumMismatch("the elements are not those that were saved, whose CRC32 the metadata have")
+
+
 def mismatch(start: int, block: ByteRange) -> ChecksumMismatch:
     """For a block that is not what was written; ``start``: where the object has what it is a block of."""
     where = f"bytes {start + block.start}-{start + block.end} of the object"

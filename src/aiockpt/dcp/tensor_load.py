@@ -20,7 +20,7 @@ from aiockpt.dcp.items import StoredItem
 from aiockpt.dcp.proof import Check
 from aiockpt.dcp.slices import Stretch, stretches
 from aiockpt.dcp.staging import host_memory
-from aiockpt.dcp.tasks import BLOCK_BYTES, Loading, Task, landable, lasting, mismatch, target_of
+from aiockpt.dcp.tasks import BLOCK_BYTES, Loading, Task, landable, lasting, mismatch, not_those_saved, target_of
 from aiockpt.dcp.whole_items import BufferedItem
 from aiockpt.engine.download import Read, shifted
 from aiockpt.errors import ChecksumMismatch
@@ -82,8 +82,8 @@ class TensorLoad:
         self._tail = _Surround(payload_end, item.end if wants_tail else payload_end)
         require(len(self._tail.span) <= MAX_TAIL_BYTES, "more follows the elements than an archive of one tensor has")
         self._proof = item.proof(item.payload_nbytes) if loading.checksums else None
-        has_crc32 = item.is_whole and not item.is_bare  # in its archive: then blocks only tell where the damage is
-        self._check = Check(self._proof if second_try or not has_crc32 else None)
+        self._as_whole = item.is_whole and not item.is_bare  # proven so: then blocks only tell where the damage is
+        self._check = Check(self._proof if second_try or not self._as_whole else None)
         self._landing: list[Stretch] = []  # directly, in the target's memory
         self._missing = 0
 
@@ -238,14 +238,14 @@ class TensorLoad:
     def _mismatch(self, recorded: int | None) -> ChecksumMismatch | None:
         """Compare what has landed with the archive's CRC32, or those of blocks; None if nothing speaks against it."""
         self._check.note_rest([(part.start, self._memory_of(part)) for part in self._landing])
-        if recorded is not None and self._check.crc32() == recorded:
-            return None
         if damaged := self._check.damaged():
             return mismatch(self._start, damaged)
-        if recorded is not None:
+        if recorded is not None and self._check.crc32() != recorded:
             return ChecksumMismatch("the elements do not match their recorded CRC32")
-        if self._proof is None:
+        if self._proof is None and recorded is None:
             self._loading.note_unproven(self.item)
+        if self._as_whole and self._proof is not None and self._proof.crc32() != self._check.crc32():
+            return not_those_saved()
         return None
 
     def _fetch_again(self, error: ChecksumMismatch) -> Iterable[Task]:

@@ -18,10 +18,11 @@ from aiockpt.archive.records import LOCAL_SIGNATURE
 from aiockpt.archive.surprise import Surprise
 from aiockpt.archive.torchload import payload_of
 from aiockpt.archive.torchsave import storage_view
+from aiockpt.crc import crc32
 from aiockpt.dcp.items import StoredItem
 from aiockpt.dcp.proof import Check
 from aiockpt.dcp.staging import host_memory
-from aiockpt.dcp.tasks import Loading, Task, landable, lasting, mismatch, target_of, tensor_at
+from aiockpt.dcp.tasks import Loading, Task, landable, lasting, mismatch, not_those_saved, target_of, tensor_at
 from aiockpt.engine.download import Read
 from aiockpt.errors import ChecksumMismatch, MetadataError
 from aiockpt.model import ByteRange
@@ -90,6 +91,10 @@ class BufferedItem(Task):
             planner.load_bytes(read, data)
             return
         stored = self._load(data)
+        if self._loading.checksums and self._item.dtype is not None and not self._is_own_proof:
+            storage = torch.empty(0, dtype=torch.uint8).set_(stored.untyped_storage())
+            if not self._item.may_have(crc32(storage_view(storage)), storage.nbytes):
+                raise not_those_saved()
         target = target_of(self._loading, self._item)
         target.copy_(narrow_tensor_by_index(stored, read.storage_offsets, read.lengths))
         planner.commit_tensor(read, target)
@@ -166,9 +171,9 @@ class TogetherItems(Task):
 
     def _take(self, item: StoredItem, stored: memoryview) -> None:
         assert item.dtype is not None
-        payload, is_proven = payload_of(stored, item.dtype, item.shape)
-        if self._loading.checksums and not is_proven:
-            self._loading.note_unproven(item)
+        payload, recorded = payload_of(stored, item.dtype, item.shape)
+        if self._loading.checksums:
+            self._prove(item, payload, recorded)
         target = target_of(self._loading, item)
         if item.is_whole and landable(target, item.dtype):
             storage_view(target)[:] = payload
@@ -176,3 +181,10 @@ class TogetherItems(Task):
             tensor = tensor_at(payload, item.dtype, item.shape)
             target.copy_(narrow_tensor_by_index(tensor, item.read.storage_offsets, item.read.lengths))
         self._loading.planner.commit_tensor(item.read, target)
+
+    def _prove(self, item: StoredItem, payload: memoryview, recorded: int | None) -> None:
+        """That the elements, which have the CRC32 that their archive recorded, if it did, also have the metadata's."""
+        if recorded is None and item.crc32s is None:
+            self._loading.note_unproven(item)
+        elif not item.may_have(crc32(payload) if recorded is None else recorded, len(payload)):
+            raise not_those_saved()

@@ -1,7 +1,7 @@
 """What differs between two checkpoints, from their metadata alone. Pure.
 
-Values are compared by the CRC32s of blocks that metadata have for larger tensors and for objects; where one checkpoint
-has none, or has them of other pieces, metadata cannot tell, and that is said.
+Values are compared by the CRC32s of blocks that metadata have for tensors and objects; where one checkpoint has none,
+or has them of other pieces, metadata cannot tell, and that is said.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from aiockpt.dcp.proof import form_of
 from aiockpt.inspection.summary import Blob, Summary, Tensor
 
 
@@ -99,7 +100,7 @@ def _compare(one: Tensor | Blob, other: Tensor | Blob) -> Values | None:
 
 def _by_proof(one: bytes | None, other: bytes | None) -> Values:
     """By two proofs as metadata hold them: the form, then the CRC32s; see ``dcp.proof``."""
-    if not one or not other or one[0] != other[0]:
+    if not one or not other or form_of(one) != form_of(other):
         return Values.UNKNOWN
     return Values.SAME if one == other else Values.DIFFERENT
 

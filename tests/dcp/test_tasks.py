@@ -11,7 +11,7 @@ from aiockpt.archive.torchsave import storage_view
 from aiockpt.dcp import load
 from aiockpt.dcp.tasks import landable, tensor_at
 from aiockpt.errors import ChecksumMismatch, TargetMismatch
-from dcp.checkpoints import random_tensor, same_bits
+from dcp.checkpoints import random_tensor, raw_bytes, same_bits
 from dcp.stored import Stored, Targets
 
 KINDS: dict[str, Any] = {
@@ -100,3 +100,15 @@ def test_a_tensor_over_memory() -> None:
     memory = memoryview(bytearray(range(12)))
     assert tensor_at(memory, torch.int16, (2, 3)).tolist() == [[256, 770, 1284], [1798, 2312, 2826]]
     assert tensor_at(memory[:0], torch.int16, (0, 3)).shape == (0, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex128, torch.complex64, torch.float64, torch.int16])
+@pytest.mark.parametrize("start", range(0, 20, 3))
+def test_a_tensor_over_memory_is_aligned(dtype: torch.dtype, start: int) -> None:
+    """A copy of one unaligned element of complex128 was a segmentation fault."""
+    stored = random_tensor((1, 2), dtype)
+    memory = memoryview(bytearray(start) + raw_bytes(stored))[start:]
+    tensor = tensor_at(memory, dtype, (1, 2))
+    assert tensor.data_ptr() % dtype.itemsize == 0
+    target = torch.zeros((1, 1), dtype=dtype)
+    assert same_bits(target.copy_(tensor[:, :1]), stored[:, :1])

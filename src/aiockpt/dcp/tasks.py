@@ -109,10 +109,15 @@ def landable(target: torch.Tensor, dtype: torch.dtype) -> bool:
 
 
 def tensor_at(memory: memoryview, dtype: torch.dtype, shape: Sequence[int]) -> torch.Tensor:
-    """A row-major tensor over ``memory``, which it keeps alive."""
+    """A row-major tensor over ``memory``, which it keeps alive, or over a copy of it.
+
+    torch takes for granted that elements are aligned: of others that are complex it copies one, and the process ends.
+    """
     if not len(memory):
         return torch.empty(tuple(shape), dtype=dtype)
-    return torch.frombuffer(memory, dtype=torch.uint8).view(dtype).reshape(tuple(shape))
+    octets = torch.frombuffer(memory, dtype=torch.uint8)
+    aligned = octets.clone() if octets.data_ptr() % dtype.itemsize else octets
+    return aligned.view(dtype).reshape(tuple(shape))
 
 
 def lasting(item: StoredItem, error: AiockptError) -> AiockptError:

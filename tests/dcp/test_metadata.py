@@ -252,6 +252,7 @@ def test_types_that_the_user_trusts() -> None:
         "../other/__0_0.distcp",
         "",
         "a/../../b",
+        "\ud800",
         "a/..",
         "..",
         "x\0y",

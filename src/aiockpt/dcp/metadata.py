@@ -109,7 +109,9 @@ def _told(value: object) -> str:
 
 @lru_cache(maxsize=4096)
 def _is_inside(path: str) -> bool:
-    """Whether a key made of the checkpoint's and this path is below the checkpoint's."""
+    """Whether a key made of the checkpoint's and this path is one, and below the checkpoint's."""
+    if any("\ud800" <= char <= "\udfff" for char in path):  # has no bytes in UTF-8
+        return False
     return bool(path) and not path.startswith("/") and ".." not in path.split("/") and "\0" not in path
 
 

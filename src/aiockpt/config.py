@@ -75,7 +75,8 @@ class S3ClientConfig:
         backoff_base_s, backoff_cap_s: bounds of the random pauses between retries; the latter also of what a
             service may ask for on top (``Retry-After``).
         hedge_share: most second requests that race a range request or a part which is far slower than its siblings, as
-            a share of all in that direction; 0 switches them off. The first one wins; see ``engine.hedging``.
+            a share of all in that direction, one of them in advance; 0 switches them off. The first one wins; see
+            ``engine.hedging``.
         checksum: "crc32" sends a CRC32 with every part and object and proves what is read; "off" does neither.
         extra_args: arguments for everything written, named as botocore's put_object names them (``EXTRA_ARGS``).
     """

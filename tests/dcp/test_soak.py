@@ -1,6 +1,6 @@
 """Soak: many saves and loads at once in one process, on a service with faults; nothing may pile up.
 
-`AIOCKPT_SOAK_ROUNDS=400` makes it last for minutes.
+It lasts for about a minute; `AIOCKPT_SOAK_ROUNDS` makes it longer or shorter.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dcp.checkpoints import Place
 from dcp.test_processes import FORKS, TIMEOUT_S
 from dcp.workers import soak
 
-ROUNDS = int(os.environ.get("AIOCKPT_SOAK_ROUNDS", "12"))
+ROUNDS = int(os.environ.get("AIOCKPT_SOAK_ROUNDS", "150"))
 
 SETTINGS = {"part_size": 5 * MiB, "backoff_base_s": 0.001, "backoff_cap_s": 0.01, "max_connections": 16}
 

@@ -158,7 +158,7 @@ def real(value: float) -> bytes:
 COLLIDING = {
     "tuples": [b"(" + minus(number) + b"t" for number in range(3000)],
     "tuples that end with a name": [b"(" + minus(number) + text("x") + b"t" for number in range(3000)],
-    "tuples that begin with no name": [b"(" + text("") + minus(number) + b"t" for number in range(3000)],
+    "tuples that begin with a name": [b"(" + text("x") + minus(number) + b"t" for number in range(3000)],
     "pairs of tuples": [b"(" + minus(number) + b"t" + b"N\x86" for number in range(3000)],
     "sizes": [name("torch", "Size") + b"(" + minus(number) + b"t\x85R" for number in range(3000)],
     "frozensets": [b"((" + minus(number) + b"tN\x91" for number in range(3000)],

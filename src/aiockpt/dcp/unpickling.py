@@ -93,6 +93,9 @@ _MAX_WEIGHT = 1000
 #: Parts of tuples that are none themselves, for a quick look.
 _FLAT = frozenset({str, int, bool, float, NoneType, torch.dtype, torch.layout})
 
+#: What has a hash that differs from process to process, so that nobody can compute others of the same.
+_UNFORESEEN = frozenset({str})
+
 #: Keys of the same hash, which no two of a pickled dict have but by chance: whoever computes many makes that dict take
 #: time by the square of their number.
 _MAX_COLLISIONS = 1000
@@ -182,6 +185,8 @@ class _Bounds:
 
     def weigh(self, made: Collection[object]) -> None:
         """Refuse a tuple or frozenset that would be long to hash; each must be shown before those that it is in."""
+        if len(made) <= _MAX_WEIGHT and _UNFORESEEN.issuperset(map(type, made)):  # as nearly all
+            return
         if len(made) > _MAX_WEIGHT or not _FLAT.issuperset(map(type, made)):
             inner = [part for part in made if type(part) in {tuple, frozenset}]
             weight = len(made) + sum(self._weight(part) for part in inner)
@@ -191,8 +196,7 @@ class _Bounds:
                 raise ValueError("an index in a tuple, whose hash could be set to any afterwards")
             if inner:
                 self._weights[id(made)] = weight, made
-        if not (type(made) is tuple and made and made[0] and type(made[0]) is str):  # of which nobody knows the hash
-            self._note_hash(made)
+        self._note_hash(made)
 
     def _note_hash(self, made: object) -> None:
         """Refuse many different things of the same hash."""

@@ -9,8 +9,10 @@ import threading
 import time
 import traceback
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,11 @@ class Footprint:
         threads, files = (len(list(Path("/proc/self", name).iterdir())) for name in ("task", "fd"))
         return cls(pages * os.sysconf("SC_PAGESIZE"), threads, files)
 
+    @classmethod
+    def least(cls, footprints: Sequence[Footprint]) -> Footprint:
+        """The least of each: what nothing is piled up upon."""
+        return cls(*map(min, zip(*map(astuple, footprints), strict=True)))
+
 
 def state(seed: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(seed)
@@ -60,7 +67,7 @@ def there_and_back(uri: str, seed: int, settings: dict[str, Any]) -> None:
 
 
 def run(environ: dict[str, str], uri: str, settings: dict[str, Any], rounds: int, outcome: Connection) -> None:
-    """Rounds of a save and a load in each of the threads; sends errors, and the footprint half-way and at the end."""
+    """Rounds of a save and a load in each of the threads; sends errors, and the footprints after each tenth of them."""
     os.environ.update(environ)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -83,6 +90,6 @@ def run(environ: dict[str, str], uri: str, settings: dict[str, Any], rounds: int
         return Footprint.now()
 
     began = time.monotonic()
-    half = phase(range(rounds // 2))
-    end = phase(range(rounds // 2, rounds))
-    outcome.send((errors, half, end, time.monotonic() - began))
+    bounds = [rounds * tenth // 10 for tenth in range(11)]
+    footprints = [phase(range(first, last)) for first, last in pairwise(bounds)]
+    outcome.send((errors, footprints, time.monotonic() - began))

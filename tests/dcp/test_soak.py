@@ -37,4 +37,4 @@ def test_nothing_piles_up(local: Place, local_endpoint: LocalEndpoint) -> None:
     assert local.uploads() == []
     assert end.threads <= half.threads
     assert end.files <= half.files + SETTINGS["max_connections"]
-    assert end.resident_bytes - half.resident_bytes < 8 * MiB
+    assert end.resident_bytes - half.resident_bytes < 32 * MiB  # a hundredth of what is moved would be twice that

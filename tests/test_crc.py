@@ -5,7 +5,7 @@ import zlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiockpt.crc import BlockCrcs, crc32, crc32_combine
+from aiockpt.crc import BlockCrcs, crc32, crc32_combine, crc32_of_blocks
 
 
 @given(st.binary(), st.binary())
@@ -24,3 +24,9 @@ def test_blocks_whatever_views_they_come_in(views: list[bytes], block_bytes: int
     assert blocks.crcs == [
         zlib.crc32(whole[start : start + block_bytes]) for start in range(0, len(whole), block_bytes)
     ]
+
+
+@given(st.binary(), st.binary(), st.integers(1, 40))
+def test_blocks_make_the_whole(before: bytes, content: bytes, block_bytes: int) -> None:
+    crcs = [zlib.crc32(content[start : start + block_bytes]) for start in range(0, len(content), block_bytes)]
+    assert crc32_of_blocks(crcs, block_bytes, len(content), zlib.crc32(before)) == zlib.crc32(before + content)

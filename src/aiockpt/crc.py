@@ -6,6 +6,8 @@ large buffers, so that callers may run it on a worker thread.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from zlib_ng import zlib_ng
 
 Bytes = bytes | bytearray | memoryview
@@ -21,6 +23,13 @@ def crc32_combine(first: int, second: int, second_nbytes: int) -> int:
     """CRC32 of A + B, given that of A, that of B, and B's length in bytes."""
     value: int = zlib_ng.crc32_combine(first, second, second_nbytes)
     return value
+
+
+def crc32_of_blocks(crcs: Sequence[int], block_bytes: int, nbytes: int, start: int = 0) -> int:
+    """CRC32 of *nbytes* bytes whose consecutive blocks have these; *start* is the CRC32 of the bytes before them."""
+    for crc in crcs[:-1]:
+        start = zlib_ng.crc32_combine(start, crc, block_bytes)
+    return crc32_combine(start, crcs[-1], nbytes - (len(crcs) - 1) * block_bytes) if crcs else start
 
 
 class BlockCrcs:
@@ -50,6 +59,4 @@ class BlockCrcs:
         blocks: list[int] = [zlib_ng.crc32(view[start : start + size]) for start in range(len(first), len(view), size)]
         self.crcs += blocks
         self._room = (self._room - len(view)) % size
-        for crc in blocks[:-1]:
-            total = zlib_ng.crc32_combine(total, crc, size)
-        return crc32_combine(total, blocks[-1], (len(view) - len(first) - 1) % size + 1) if blocks else total
+        return crc32_of_blocks(blocks, size, len(view) - len(first), total)

@@ -37,16 +37,18 @@ from aiockpt.dcp.proof import (
     block_bytes,
     is_row_major,
     packed_whole,
-    proves,
 )
 from aiockpt.errors import ChecksumMismatch, MetadataError
 from aiockpt.model import ByteRange, GiB, KiB, MiB
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
 from dcp.checkpoints import Place, emptied, failure, load, random_tensor, raw_bytes, same_bits, save
+from dcp.stored import Stored
 from dcp.test_end_to_end import Doubled
 from dcp.test_load import Slices, data_gets, fetched
 
 # ---- pure
+
+ITEM = Stored().add("w", torch.zeros(1))
 
 
 @pytest.mark.parametrize(
@@ -244,13 +246,18 @@ def test_what_was_packed_proves_the_whole(data: bytes, other: int, row_major: bo
         packed.append(packed_whole(zlib.crc32(data), row_major=row_major))
         assert Proof.unpack(packed[-1], len(data)).row_major == row_major
     for each in packed:
-        assert proves(each, zlib.crc32(data), len(data))
-        assert proves(each, other, len(data)) == (other == zlib.crc32(data))
+        item = ITEM._replace(crc32s=each)
+        assert item.may_have(zlib.crc32(data), len(data))
+        assert item.may_have(other, len(data)) == (other == zlib.crc32(data))
 
 
 def test_a_whole_that_is_too_large_for_its_block() -> None:
-    with pytest.raises(MetadataError):
-        proves(packed_whole(0), 0, MOST_WHOLE_BYTES + 1)
+    with pytest.raises(MetadataError, match="'w'"):
+        ITEM._replace(crc32s=packed_whole(0)).may_have(0, MOST_WHOLE_BYTES + 1)
+
+
+def test_without_proof_anything_may_be() -> None:
+    assert ITEM.may_have(0, 4)
 
 
 @pytest.mark.parametrize(("packed", "expected"), [(None, None), (b"\x94abcd", True), (b"\x14abcd", False)])
@@ -385,6 +392,15 @@ def wanted_byte(way: Way, stored: bytes) -> int:
     return len(stored) // 2
 
 
+def mismatch_of(load_it: Callable[[], object]) -> str:
+    """A load ends with bytes that do not match; what is said of them."""
+    with pytest.raises(CheckpointException) as caught:
+        load_it()
+    error = failure(caught.value)
+    assert isinstance(error, ChecksumMismatch)
+    return str(error)
+
+
 def test_bits_flipped_at_rest_are_an_error_that_names_tensor_object_and_bytes(
     local: Place, local_endpoint: LocalEndpoint, way: Way, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -394,13 +410,8 @@ def test_bits_flipped_at_rest_are_an_error_that_names_tensor_object_and_bytes(
     assert not said(caplog)
     key = "ckpt/__0_0.distcp"
     local_endpoint.flip_bit(local.bucket, key, wanted_byte(way, local.get(key)))
-    with pytest.raises(CheckpointException) as caught:
-        way.load(local)
-    error = failure(caught.value)
-    assert isinstance(error, ChecksumMismatch)
-    assert "'w" in str(error)
-    assert local.uri(key) in str(error)
-    assert f"bytes {place_of(local)[0]}-" in str(error)
+    message = mismatch_of(lambda: way.load(local))
+    assert all(told in message for told in ("'w", local.uri(key), f"bytes {place_of(local)[0]}-"))
 
 
 def another(value: Any) -> Any:
@@ -421,12 +432,8 @@ def test_the_objects_of_another_checkpoint_are_not_taken_for_its_own(
     before, after = local.get(key), local.get("another/__0_0.distcp")
     assert len(before) == len(after)
     local_endpoint.replace_object(local.bucket, key, after)
-    with pytest.raises(CheckpointException) as caught:
-        way.load(local)
-    error = failure(caught.value)
-    assert isinstance(error, ChecksumMismatch)
-    assert "'w" in str(error)
-    assert local.uri(key) in str(error)
+    message = mismatch_of(lambda: way.load(local))
+    assert all(told in message for told in ("'w", local.uri(key)))
 
 
 def test_a_load_in_whose_midst_the_checkpoint_is_deleted_and_saved_anew(local: Place) -> None:
@@ -443,9 +450,7 @@ def test_a_load_in_whose_midst_the_checkpoint_is_deleted_and_saved_anew(local: P
             return super().create_local_plan()
 
     local.save(old)
-    with pytest.raises(CheckpointException) as caught:
-        local.load(emptied(old), planner=Slow())
-    assert isinstance(failure(caught.value), ChecksumMismatch)
+    mismatch_of(lambda: local.load(emptied(old), planner=Slow()))
     assert same_bits(local.load(emptied(new)), new)
 
 
@@ -503,9 +508,7 @@ def test_shards_are_proven_to_their_first_and_last_bit(
     start = local.get(key).index(raw_bytes(part[0]))
     for at in (start, start + part.nbytes - 1):
         local_endpoint.flip_bit(local.bucket, key, at)
-        with pytest.raises(CheckpointException) as caught:
-            local.load(target, planner=Slices({"w": (129, 0)}))
-        assert isinstance(failure(caught.value), ChecksumMismatch)
+        mismatch_of(lambda: local.load(target, planner=Slices({"w": (129, 0)})))
         local_endpoint.flip_bit(local.bucket, key, at)
 
 
@@ -545,9 +548,7 @@ def test_no_bit_of_a_slice_goes_unproven(
         at = start + (row * stored.shape[1] + left) * stored.itemsize
         for byte in (at, at + columns * stored.itemsize - 1):
             local_endpoint.flip_bit(local.bucket, key, byte)
-            with pytest.raises(CheckpointException) as caught:
-                local.load({"w": target(part)}, planner=Slices({"w": (top, left)}))
-            assert isinstance(failure(caught.value), ChecksumMismatch)
+            mismatch_of(lambda: local.load({"w": target(part)}, planner=Slices({"w": (top, left)})))
             local_endpoint.flip_bit(local.bucket, key, byte)
 
 

@@ -75,7 +75,7 @@ def test_a_tensor_that_is_saved_takes_few_calls(saved: Callable[[int], int]) -> 
 
 
 def test_a_tensor_that_is_loaded_takes_few_calls(loaded: Callable[[int], int]) -> None:
-    """87, of which 30 find out where it lies, and 10 look at tuples of the metadata."""
+    """86, of which 30 find out where it lies, and 10 look at tuples of the metadata."""
     assert 30 < calls_each(loaded, 200, 400) < 92
 
 

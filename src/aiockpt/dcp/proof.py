@@ -24,7 +24,7 @@ from operator import itemgetter
 
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 
-from aiockpt.crc import BlockCrcs, crc32, crc32_combine
+from aiockpt.crc import BlockCrcs, crc32, crc32_combine, crc32_of_blocks
 from aiockpt.errors import MetadataError
 from aiockpt.model import ByteRange, KiB, MiB
 
@@ -106,16 +106,10 @@ def packed_whole(crc: int, *, row_major: bool = True) -> bytes:
     return _WHOLE[row_major] + crc.to_bytes(4, "little")
 
 
-def proves(packed: bytes, crc: int, nbytes: int) -> bool:
-    """Whether ``crc`` is that of all the ``nbytes`` bytes that were packed.
-
-    Raises:
-        MetadataError: what was packed does not fit ``nbytes``.
-    """
+def is_packed_whole(packed: bytes, crc: int, nbytes: int) -> bool:
+    """Whether this is what is kept of ``nbytes`` bytes of that CRC32, noted as one block."""
     whole = crc.to_bytes(4, "little")
-    if nbytes <= MOST_WHOLE_BYTES and packed in (_WHOLE[True] + whole, _WHOLE[False] + whole):
-        return True  # small ones are many: nothing is unpacked for each
-    return Proof.unpack(packed, nbytes).crc32() == crc
+    return nbytes <= MOST_WHOLE_BYTES and packed in (_WHOLE[True] + whole, _WHOLE[False] + whole)
 
 
 def form_of(packed: bytes) -> bytes:
@@ -172,11 +166,7 @@ class Proof:
 
     def crc32(self) -> int:
         """Of all bytes."""
-        total = 0
-        for crc in self.crcs[:-1]:
-            total = crc32_combine(total, crc, self.block_bytes)
-        last = len(self.crcs) - 1
-        return crc32_combine(total, self.crcs[last], len(self.block(last))) if self.crcs else total
+        return crc32_of_blocks(self.crcs, self.block_bytes, self.nbytes)
 
     def edges(self, spans: Sequence[ByteRange]) -> list[ByteRange]:
         """What else to fetch for all blocks to be whole, ascending.

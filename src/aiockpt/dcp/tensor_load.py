@@ -240,12 +240,14 @@ class TensorLoad:
         self._check.note_rest([(part.start, self._memory_of(part)) for part in self._landing])
         if damaged := self._check.damaged():
             return mismatch(self._start, damaged)
-        if recorded is not None and self._check.crc32() != recorded:
-            return ChecksumMismatch("the elements do not match their recorded CRC32")
+        if self._as_whole:
+            crc = self._check.crc32()
+            if recorded not in {None, crc}:
+                return ChecksumMismatch("the elements do not match their recorded CRC32")
+            if self._proof is not None and self._proof.crc32() != crc:
+                return not_those_saved()
         if self._proof is None and recorded is None:
             self._loading.note_unproven(self.item)
-        if self._as_whole and self._proof is not None and self._proof.crc32() != self._check.crc32():
-            return not_those_saved()
         return None
 
     def _fetch_again(self, error: ChecksumMismatch) -> Iterable[Task]:

@@ -75,6 +75,11 @@ class BufferedItem(Task):
         item = self._item
         return item.crc32s is not None and bool(item.read.type is LoadItemType.BYTE_IO or item.transforms)
 
+    @property
+    def _has_elements_proof(self) -> bool:
+        """Whether they are those of its elements."""
+        return self._item.crc32s is not None and self._item.dtype is not None and not self._is_own_proof
+
     def _take(self) -> None:
         read, planner = self._item.read, self._loading.planner
         if self._loading.checksums and self._is_own_proof:
@@ -91,7 +96,7 @@ class BufferedItem(Task):
             planner.load_bytes(read, data)
             return
         stored = self._load(data)
-        if self._loading.checksums and self._item.dtype is not None and not self._is_own_proof:
+        if self._loading.checksums and self._has_elements_proof:
             storage = torch.empty(0, dtype=torch.uint8).set_(stored.untyped_storage())
             if not self._item.may_have(crc32(storage_view(storage)), storage.nbytes):
                 raise not_those_saved()

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from functools import partial
+from weakref import ref
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiockpt.engine.crew import Crew, run_all
+from aiockpt.engine.crew import LOOK_S, Crew, run_all
 from aiockpt.errors import ClosedError
+from engine.virtual_clock import VirtualClock
 
 Step = Callable[[], Awaitable[None]]
 
@@ -355,6 +358,58 @@ async def test_crews_that_share_a_full_lane_all_get_on() -> None:
     assert len(done) == 15
     assert lanes.peaks["a"] <= len(crews)  # each may have one that nobody else lets begin
     assert not lanes.running.total()
+
+
+@pytest.mark.parametrize("pauses", [False, True], ids=["a job that has not begun", "one that has paused"])
+async def test_a_lane_that_grows_is_seen_though_no_job_ends(pauses: bool) -> None:
+    """It grows with time; a throttled crew's only request stalled for a minute, and nothing else was sent meanwhile."""
+    lanes = Bounds(a=2 if pauses else 1)
+    clock = VirtualClock()
+    stalls = asyncio.Event()
+    done: list[str] = []
+
+    async def perform(job: str) -> None:
+        if job == "a1":
+            await stalls.wait()
+        elif pauses:
+            lanes.bounds["a"] = 1
+            await crew.pause("a", partial(asyncio.sleep, 0))
+        done.append(job)
+
+    crew = Crew(lambda: 4, perform, lanes, lane_of, clock)
+    crew.put("a1")
+    crew.put("a2")
+    crew.finish()
+    task = asyncio.ensure_future(crew.run())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    await clock.work(LOOK_S)
+    await clock.work(LOOK_S)
+    assert done == []
+    lanes.bounds["a"] = 2
+    await clock.work(LOOK_S)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert done == ["a2"]
+    stalls.set()
+    await task
+    assert done == ["a2", "a1"]
+    assert not lanes.running.total()
+
+
+async def test_a_crew_that_has_ended_is_not_kept_until_it_would_look_again() -> None:
+    crew = Crew(lambda: 4, partial(asyncio.sleep, 0), Bounds(a=1), lane_of)
+    for number in range(3):
+        crew.put(f"a{number}")
+    crew.finish()
+    await crew.run()
+    gone = ref(crew)
+    gc.disable()
+    try:
+        del crew
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("paused", [False, True])

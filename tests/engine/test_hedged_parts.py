@@ -14,6 +14,7 @@ from aiockpt.engine.engine import LoopEngine
 from aiockpt.engine.upload import OutgoingPart, Upload, UploadStats
 from aiockpt.model import NOTHING, MiB, ObjectId
 from aiockpt.plan.hedge import QUIET_S
+from aiockpt.plan.prefixes import DOUBLING_S
 from aiockpt.s3.bulk import Payload
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint, RequestRecord, Shape
 from engine.conftest import one_or_two_threads
@@ -192,12 +193,14 @@ async def test_hedges_are_capped(
 async def test_a_throttling_service_gets_no_hedges(
     engine: LoopEngine, target: ObjectId, local_endpoint: LocalEndpoint, clock: VirtualClock
 ) -> None:
-    """Until it has been quiet for a while."""
+    """Until it has been quiet for a while. What it takes grows sooner, so that siblings go although one stalls."""
     local_endpoint.add_fault(Fault(FaultKind.ERROR, "UploadPart", skip=1))
     local_endpoint.add_fault(FAULTS["it stalls"])
     save = Save(engine, target)
+    await until(lambda: save.stats.retries == 1)
+    await clock.work(DOUBLING_S)
     await save.all_sent_but(1)
-    await clock.work(QUIET_S - 0.5)
+    await clock.work(QUIET_S - DOUBLING_S - 0.5)
     assert (save.stats.hedges, save.stats.retries) == (0, 1)
     await clock.work(1.0)
     stats = await save.task

@@ -1,9 +1,10 @@
 """A crew: bounded workers that pull jobs from one queue, inside one task group.
 
 The bound may change while the crew works (the concurrency controller moves it). Jobs run in lanes, which may have
-bounds of their own: a job whose lane is full lets those of other lanes pass. The first failure cancels the other
-workers of this crew only. Per-loop; every method but ``run`` and ``pause`` is synchronous and must be called on the
-loop thread.
+bounds of their own: a job whose lane is full lets those of other lanes pass. What a lane takes grows with time, too,
+and when another crew's job ends, so a crew that waits for one looks again now and then. The first failure cancels the
+other workers of this crew only. Per-loop; every method but ``run`` and ``pause`` is synchronous and must be called on
+the loop thread.
 """
 
 from __future__ import annotations
@@ -11,14 +12,21 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, Protocol, TypeVar
+from weakref import WeakMethod
 
 import anyio
 import anyio.abc
 
+from aiockpt.engine.clock import Clock, LoopClock
 from aiockpt.errors import ClosedError
 
 J = TypeVar("J")
+
+#: Seconds after which a crew that waits for a full lane looks again: a throttled prefix doubles what it takes in one
+#: second.
+LOOK_S = 0.1
 
 
 class Lanes(Protocol):
@@ -63,6 +71,7 @@ class Crew(Generic[J]):
         perform: does one job; its first exception ends the crew.
         lanes: asked, too. A crew with nothing else to do starts a job all the same, so that it always gets on.
         lane_of: a job's lane.
+        clock: what tells when to look again at a lane that was full; the loop's by default.
     """
 
     def __init__(
@@ -71,11 +80,13 @@ class Crew(Generic[J]):
         perform: Callable[[J], Awaitable[None]],
         lanes: Lanes | None = None,
         lane_of: Callable[[J], str] = lambda _: "",
+        clock: Clock | None = None,
     ) -> None:
         self._limit = limit
         self._perform = perform
         self._lanes = lanes or _OpenLanes()
         self._lane_of = lane_of
+        self._clock = clock or LoopClock()
         self._queue: deque[J] = deque()
         self._parked: dict[str, deque[J]] = {}  # jobs that others have passed, older than any in the queue
         self._working = 0
@@ -84,6 +95,7 @@ class Crew(Generic[J]):
         self._turns: list[_Turn] = []
         self._group: anyio.abc.TaskGroup | None = None
         self._finish = anyio.Event()
+        self._looks_again = False
         self._over = False
 
     def put(self, job: J) -> None:
@@ -166,6 +178,13 @@ class Crew(Generic[J]):
         self._let_go_on()
         while self._group is not None and (job := self._take()) is not None:
             self._group.start_soon(self._work, job)
+        if (self._parked or self._turns) and not self._looks_again:
+            self._looks_again = True
+            self._clock.call_later(LOOK_S, partial(_look_again, WeakMethod(self._look)))
+
+    def _look(self) -> None:
+        self._looks_again = False
+        self._hire()
 
     def _let_go_on(self) -> None:
         for turn in list(self._turns):
@@ -227,6 +246,12 @@ async def run_all(steps: Iterable[Callable[[], Awaitable[None]]], limit: int = 1
         crew.put(step)
     crew.finish()
     await crew.run()
+
+
+def _look_again(look: WeakMethod[Callable[[], None]]) -> None:
+    """A crew that has ended is not kept for it, nor is what its jobs hold."""
+    if (alive := look()) is not None:
+        alive()
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

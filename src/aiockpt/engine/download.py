@@ -146,6 +146,7 @@ class Download:
             self._perform,
             engine.get_prefixes,
             lambda request: prefix_of(request.source),
+            engine.clock,
         )
         self._pins: defaultdict[ObjectId, Pin] = defaultdict(Pin)
         self.stats = DownloadStats()

@@ -68,6 +68,7 @@ class LoopEngine:
 
     Attributes:
         config: its settings.
+        clock: its clock.
         client: the S3 client under it.
         budget: bound of the bytes staged by all who use this engine.
         get_control, put_control: how many requests run at once in each direction; they learn over the engine's life.
@@ -87,7 +88,7 @@ class LoopEngine:
         clock: Clock | None = None,
     ) -> None:
         self.config = config or S3ClientConfig()
-        self._clock = clock or LoopClock()
+        self.clock = clock or LoopClock()
         check_part_size(self.config.part_size)
         self.client = S3Client(self.config, region, others)
         self.budget = ByteBudget(self.config.memory_bytes)
@@ -103,7 +104,7 @@ class LoopEngine:
                 attempt_limit_s=self.config.attempt_timeout_s or math.inf,
             ),
             RetryBudget(),
-            self._clock,
+            self.clock,
             self._on_throttle,
         )
         self.get_hedging = self._new_hedging(slow_read, Operation.GET)
@@ -340,7 +341,7 @@ class LoopEngine:
 
     def now(self) -> float:
         """The engine's clock, in seconds."""
-        return self._clock.now()
+        return self.clock.now()
 
     def _new_control(self) -> ConcurrencyController:
         largest = self.config.max_connections
@@ -349,7 +350,7 @@ class LoopEngine:
 
     def _new_hedging(self, judge: Judge, operation: Operation) -> Hedging:
         control = HedgeController(self.config.hedge_share, judge)
-        return Hedging(control, self._clock, partial(self._on_race_failure, operation))
+        return Hedging(control, self.clock, partial(self._on_race_failure, operation))
 
     def _on_throttle(self, operation: Operation, target: ObjectId) -> None:
         prefixes = self.get_prefixes if operation in _READS else self.put_prefixes

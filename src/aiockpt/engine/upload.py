@@ -274,7 +274,11 @@ class Upload:
         self._on_sent = on_sent
         self._on_object = on_object
         self._crew: Crew[_Step] = Crew(
-            lambda: engine.put_control.limit, lambda step: step.do(), engine.put_prefixes, lambda step: step.prefix
+            lambda: engine.put_control.limit,
+            lambda step: step.do(),
+            engine.put_prefixes,
+            lambda step: step.prefix,
+            engine.clock,
         )
         self._objects: list[OutgoingObject] = []
 

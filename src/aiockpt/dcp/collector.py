@@ -11,14 +11,27 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+#: The generation of what has lived for long enough to be left alone, but by full passes.
+_OLDEST = 2
+
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Without the collector, if it was running; what has been made meanwhile is looked at once, afterwards."""
-    was_enabled = gc.isenabled()
+    """Without the collector, if it was running; what has been made meanwhile counts as old at once.
+
+    So the passes that follow do not look at it, as they do at all that is young, until a full one does. That nothing
+    else is spared with it, what was young before is collected first. Who has frozen objects himself (``gc.freeze``)
+    keeps them so, and the new ones stay young.
+    """
+    if not gc.isenabled():
+        yield
+        return
+    gc.collect(_OLDEST - 1)
     gc.disable()
     try:
         yield
     finally:
-        if was_enabled:
-            gc.enable()
+        if not gc.get_freeze_count():
+            gc.freeze()
+            gc.unfreeze()  # which leaves them in the oldest generation
+        gc.enable()

@@ -81,15 +81,13 @@ class TrainingTrial(Trial):
 def interference(settings: Settings) -> Report:
     """Measure the training time that async_save in a background thread steals."""
     report = Report("training during dcp.async_save (thread)", plotted=(STOLEN, SLOWER, SAVING))
-    with open_storage(settings.place, reserve_bytes=3 * settings.nbytes) as storage:
+    with open_storage(settings.place, reserve_bytes=(len(settings.contenders) + 2) * settings.nbytes) as storage:
         trials = {
             name: TrainingTrial(one, settings.nbytes) for name, one in installed([*settings.contenders, NULL]).items()
         }
         with workers(trials, storage.environ) as started:
-            url = storage.url("trained")
-            results = take_turns(
-                {name: partial(worker.measure, url) for name, worker in started.items()}, rounds=settings.rounds
-            )
+            works = {name: partial(worker.measure, storage.url(f"trained-{name}")) for name, worker in started.items()}
+            results = take_turns(works, rounds=settings.rounds)
     for name, samples in results.items():
         report.add(name, "", {column: [one.notes[column] for one in samples] for column in samples[0].notes})
     report.bars.append(

@@ -16,7 +16,8 @@ OBJECTS = (1, 8)
 def save(settings: Settings) -> Report:
     """Measure dcp.save of mixed tensors, to one object and to eight."""
     report = Report("dcp.save, mixed tensors", plotted=(GB_S, CPU, EXTRA))
-    with open_storage(settings.place, reserve_bytes=7 * settings.nbytes) as storage:
+    standing = len(settings.contenders) * len(OBJECTS)
+    with open_storage(settings.place, reserve_bytes=(standing + 2) * settings.nbytes) as storage:
         results = transfer.save_rounds(storage, settings.nbytes, settings.contenders, OBJECTS, settings.rounds)
     transfer.add_rows(report, results)
     for objects in OBJECTS:

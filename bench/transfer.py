@@ -145,18 +145,23 @@ def save_rounds(
     bare: BareSave | None = None,
     anew: bool = False,
 ) -> dict[tuple[str, str], list[Observed]]:
-    """Rounds of ``dcp.save`` by all contenders, over one another or ``anew``, and of the bare send loop."""
-    url = storage.url("saved")
+    """Rounds of ``dcp.save`` by all contenders, and of the bare send loop.
+
+    Each contender saves over its own checkpoint, or ``anew``. Over each other's they would leave objects behind that
+    no metadata know, and the server ever less memory that it has used before.
+    """
     trials: dict[str, Trial] = {name: SaveTrial(one, nbytes, anew) for name, one in installed(contenders).items()}
     trials[BARE] = bare or BareSave(nbytes)
     with workers(trials, storage.environ) as started:
         works = {
-            (name, label(count)): partial(storage.observe, partial(worker.measure, url, count))
+            (name, label(count)): partial(
+                storage.observe, partial(worker.measure, storage.url(f"saved-{name}-{count}"), count)
+            )
             for count in objects
             for name, worker in started.items()
             if name != BARE
         }
-        works[BARE, ""] = partial(storage.observe, partial(started[BARE].measure, url))
+        works[BARE, ""] = partial(storage.observe, partial(started[BARE].measure, storage.url("saved")))
         return take_turns(works, rounds=rounds)
 
 

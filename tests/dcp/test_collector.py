@@ -58,7 +58,7 @@ def _is_old(thing: object) -> bool:
 
 def test_what_was_made_meanwhile_is_old() -> None:
     with collector_paused():
-        made = [[]]
+        made: list[list[int]] = [[]]
     assert _is_old(made)
     assert _is_old(made[0])
 
@@ -80,7 +80,7 @@ def test_what_somebody_froze_stays_frozen() -> None:
     try:
         frozen = gc.get_freeze_count()
         with collector_paused():
-            made = [[]]
+            made: list[list[int]] = [[]]
         assert gc.get_freeze_count() == frozen
         assert not _is_old(made)
     finally:

@@ -18,13 +18,13 @@ def first(settings: Settings) -> Report:
     """Measure the first call of a fresh process beside the next one."""
     report = Report("first call in a fresh process, imports aside", plotted=(FIXED,))
     found: dict[tuple[str, str], list[tuple[Sample, Sample]]] = {}
-    with open_storage(settings.place, reserve_bytes=4 * settings.nbytes) as storage:
+    with open_storage(settings.place, reserve_bytes=(len(settings.contenders) + 2) * settings.nbytes) as storage:
         urls = write_checkpoints(storage, settings.nbytes, [1])
         for _ in range(settings.rounds):
             for name, contender in installed(settings.contenders).items():
                 for what, trial, url in (
                     ("load", LoadTrial(contender, settings.nbytes), urls[1]),
-                    ("save", SaveTrial(contender, settings.nbytes), storage.url("first")),
+                    ("save", SaveTrial(contender, settings.nbytes), storage.url(f"first-{name}")),
                 ):
                     with Worker(trial, storage.environ) as worker:
                         worker.ready()

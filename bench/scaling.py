@@ -1,4 +1,4 @@
-"""Memory and speed from small checkpoints to large ones; every size in a fresh process."""
+"""Memory and speed from small checkpoints to large ones; every size in a fresh process, on a server of its own."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def scaling(settings: Settings, *, sizes_gb: str) -> Report:
     sizes = [float(size) for size in sizes_gb.split(",")]
     for size_gb in sizes:
         nbytes = int(size_gb * 1e9)
-        with open_storage(settings.place, reserve_bytes=2 * nbytes) as storage:
-            url = storage.url("sized")
-            for name, contender in installed(settings.contenders).items():
+        for name, contender in installed(settings.contenders).items():
+            with open_storage(settings.place, reserve_bytes=2 * nbytes) as storage:
+                url = storage.url("sized")
                 for what, trial in (("save", SaveTrial(contender, nbytes)), ("load", LoadTrial(contender, nbytes))):
                     with Worker(trial, storage.environ) as worker:
                         worker.ready()

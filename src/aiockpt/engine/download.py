@@ -156,7 +156,7 @@ class Download:
 
         After it has returned or raised, no destination is written to any more.
         """
-        self._engine.get_control.on_begin(self._engine.now())
+        self._engine.get_control.on_begin(self._engine.clock.now())
         await self._crew.run()
         return self.stats
 
@@ -199,7 +199,7 @@ class Download:
             stats=self.stats,
             step_aside=partial(self._crew.pause, prefix_of(source)),
         )
-        self._engine.get_control.on_complete(fetch.end - fetch.start, self._engine.now())
+        self._engine.get_control.on_complete(fetch.end - fetch.start, self._engine.clock.now())
         gauge("GET limit", self._engine.get_control.limit)
         self.stats.requests += 1
         self.stats.fetched_bytes += fetch.end - fetch.start

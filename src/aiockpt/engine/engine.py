@@ -68,7 +68,7 @@ class LoopEngine:
 
     Attributes:
         config: its settings.
-        clock: its clock.
+        clock: what it waits, cuts and hedges by.
         client: the S3 client under it.
         budget: bound of the bytes staged by all who use this engine.
         get_control, put_control: how many requests run at once in each direction; they learn over the engine's life.
@@ -94,8 +94,8 @@ class LoopEngine:
         self.budget = ByteBudget(self.config.memory_bytes)
         self.get_control = self._new_control()
         self.put_control = self._new_control()
-        self.get_prefixes = PrefixLimits(self.config.max_connections, self.now)
-        self.put_prefixes = PrefixLimits(self.config.max_connections, self.now)
+        self.get_prefixes = PrefixLimits(self.config.max_connections, self.clock.now)
+        self.put_prefixes = PrefixLimits(self.config.max_connections, self.clock.now)
         self.attempts = Attempts(
             RetryPolicy(
                 max_attempts=self.config.max_attempts,
@@ -338,10 +338,6 @@ class LoopEngine:
         if len(self._scrap) < nbytes:
             self._scrap = memoryview(bytearray(max(nbytes, self.config.max_gap_bytes)))
         return self._scrap[:nbytes]
-
-    def now(self) -> float:
-        """The engine's clock, in seconds."""
-        return self.clock.now()
 
     def _new_control(self) -> ConcurrencyController:
         largest = self.config.max_connections

@@ -288,7 +288,7 @@ class Upload:
         After it has returned or raised, no memory of a part is read any more, and what was begun and does not stand
         has been aborted (as far as the service could be told within ``ABORT_TIMEOUT_S``).
         """
-        self.engine.put_control.on_begin(self.engine.now())
+        self.engine.put_control.on_begin(self.engine.clock.now())
         try:
             await self._crew.run()
         finally:
@@ -321,7 +321,7 @@ class Upload:
         """Account for a part that is with the service."""
         self.stats.requests += 1
         self.stats.sent_bytes += part.payload.nbytes
-        self.engine.put_control.on_complete(part.payload.nbytes, self.engine.now())
+        self.engine.put_control.on_complete(part.payload.nbytes, self.engine.clock.now())
         gauge("PUT limit", self.engine.put_control.limit)
         self._on_sent(part)
 

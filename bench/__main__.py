@@ -16,6 +16,7 @@ BENCHMARKS = {
     "scaling": "Memory and speed from small checkpoints to large ones.",
     "shaped": "Load and save over a link like S3's.",
     "small": "Many small tensors: the time that a storage adds to DCP's own.",
+    "staged": "Load and save of tensors that have to be copied or cast on the way.",
     "tls": "Load and save over TLS.",
 }
 

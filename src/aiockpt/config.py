@@ -96,7 +96,7 @@ class S3ClientConfig:
     loop_threads: int = 1
     background_nice: int = 19
     background_share: float = 1 / 3
-    memory_bytes: int = 48 * MiB
+    memory_bytes: int = 32 * MiB
     max_gap_bytes: int = 64 * KiB
     connect_timeout_s: float = 10.0
     stall_timeout_s: float = 30.0

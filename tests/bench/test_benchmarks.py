@@ -29,6 +29,7 @@ TINY = {
     "scaling": ["--sizes-gb=0.002,0.004"],
     "shaped": ["--size-gb=0.002", "--latency-s=0.001"],
     "small": ["--counts=20,40", "--objects=1,2", f"--contender={OURS}"],
+    "staged": ["--size-gb=0.002", f"--contender={OURS}"],
     "tls": ["--size-gb=0.002", f"--contender={OURS}", f"--contender={TWO_THREADS}"],
 }
 

@@ -197,7 +197,7 @@ def test_one_thread_with_objects_open_in_many_uploads(tight_store: Store, at: At
 
 
 def part(staged_bytes: int) -> OutgoingPart:
-    return OutgoingPart(1, Payload((), 0, 0), (), staged_bytes)
+    return OutgoingPart(1, Payload((), 0, 0), staged_bytes=staged_bytes)
 
 
 def test_staging_waits_for_parts_under_way() -> None:

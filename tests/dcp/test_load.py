@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -15,6 +17,7 @@ from torch.distributed.checkpoint.filesystem import SerializationFormat
 from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, ReadItem
 
+from aiockpt.dcp import staging
 from aiockpt.dcp.proof import ATTRIBUTE
 from aiockpt.dcp.slices import MAX_STRIDE_GAP_BYTES
 from aiockpt.errors import ChecksumMismatch, IntegrityError, MetadataError, NotFound, S3Exception, ShortRead
@@ -88,6 +91,24 @@ def test_staged_tensors_are_fetched_once_however_little_memory_there_is(
     targets = {name: torch.zeros(600, 300).t() for name in state}
     assert same_bits(local.load(targets, memory_bytes=4 * MiB), state)
     assert fetched(local_endpoint) == stored_bytes
+
+
+def test_staging_memory_is_used_again_and_bounded(local: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the blocks' sizes: a load makes no more than the budget, a save little more, of what it could make."""
+    made: list[int] = []
+
+    def make(fileno: int, nbytes: int) -> mmap.mmap:
+        made.append(nbytes)
+        return mmap.mmap(fileno, nbytes)
+
+    monkeypatch.setattr(staging, "mmap", SimpleNamespace(mmap=make))
+    state = {f"w{n}": random_tensor((700 + 40 * n, 1800), torch.float32, n)[:, ::2] for n in range(30)}
+    local.save(state, memory_bytes=8 * MiB, part_size=5 * MiB)
+    assert 0 < sum(made) <= 32 * MiB < nbytes_of(state)  # with the first part, which waits, and what goes back late
+    made.clear()
+    targets = {name: torch.zeros(tensor.shape[::-1]).t() for name, tensor in state.items()}
+    assert same_bits(local.load(targets, memory_bytes=8 * MiB), state)
+    assert 0 < sum(made) <= 32 * MiB
 
 
 def test_a_whole_load_takes_few_requests(local: Place, local_endpoint: LocalEndpoint) -> None:

@@ -458,3 +458,26 @@ async def test_no_job_begins_once_one_has_failed() -> None:
     with pytest.raises(ValueError, match="fails"):
         await crew.run()
     assert begun == ["waits", "fails"]
+
+
+async def test_a_worker_keeps_only_the_job_at_hand() -> None:
+    """Jobs may hold much memory: that of those that are done is free, however long the worker goes on."""
+    first_is_done = asyncio.Event()
+
+    class Work:
+        async def do(self) -> None:
+            if not first_is_done.is_set():
+                first_is_done.set()
+                return
+            gc.collect()
+            alive.append(first() is not None)
+
+    alive: list[bool] = []
+    crew: Crew[Work] = Crew(lambda: 1, lambda work: work.do())
+    works = [Work(), Work()]
+    first = ref(works[0])
+    while works:
+        crew.put(works.pop(0))
+    crew.finish()
+    await crew.run()
+    assert alive == [False]

@@ -9,7 +9,7 @@ import pytest
 
 from aiockpt.bridge import Bridge
 from aiockpt.config import S3ClientConfig
-from aiockpt.engine.download import Download, Job, Read
+from aiockpt.engine.download import Download, Job, Read, plan_requests
 from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import NotFound, ObjectChanged, ReadError, ShortRead, TransportTimeout
 from aiockpt.model import ByteRange, KiB, MiB, ObjectId
@@ -343,3 +343,15 @@ async def test_connections_are_bounded(
     stats = local_endpoint.stats()
     assert stats.requests["GetObject"] == len(spans)
     assert stats.connections_opened <= 3
+
+
+def test_a_request_keeps_only_what_it_fetches(source: ObjectId) -> None:
+    """Not all that was submitted with it: that memory is to be free when it has landed."""
+    jobs = [
+        Job([Read(source, ByteRange(start, start + MiB), memoryview(bytearray(MiB)))])
+        for start in range(0, 8 * MiB, MiB)
+    ]
+    requests = list(plan_requests(jobs, max_gap_bytes=0, max_request_bytes=2 * MiB))
+    assert [[jobs.index(job) for job in request.jobs] for request in requests] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    for request in requests:
+        assert [read.span.start for read in request.reads] == [request.fetch.start, request.fetch.start + MiB]

@@ -34,7 +34,7 @@ from aiockpt.crc import crc32, crc32_combine
 from aiockpt.dcp.collector import collector_paused
 from aiockpt.dcp.files import FilePlan, item_nbytes
 from aiockpt.dcp.proof import MOST_WHOLE_BYTES, ProofWriter, attach, packed_whole
-from aiockpt.dcp.staging import staged_blocks
+from aiockpt.dcp.staging import Ring, staged_blocks
 from aiockpt.engine.upload import UploadStats
 from aiockpt.errors import LocalProtocolError
 from aiockpt.model import NOTHING, KiB, MiB, ObjectId
@@ -50,7 +50,7 @@ COPY_BELOW_BYTES = 256 * KiB
 PROOF_FROM_BYTES = MOST_WHOLE_BYTES
 
 #: Tensors that cannot be sent from where they are are staged in blocks of this size.
-BLOCK_BYTES = 8 * MiB
+BLOCK_BYTES = 2 * MiB
 
 
 class _Note(NamedTuple):
@@ -101,6 +101,7 @@ class SavePipeline:
         self._transforms = transforms
         self._format = serialization_format
         self._recorder = recorder
+        self._ring = Ring()
         self._standing_bytes = 0
         self._sessions: list[UploadStats] = []
 
@@ -189,7 +190,7 @@ class SavePipeline:
         if self._transforms.extensions:
             whole = _standalone(tensor)
             return self._write_transformed(writer, item, lambda stream: torch.save(whole, stream))
-        return _write_tensor(writer, tensor)
+        return _write_tensor(writer, tensor, self._ring)
 
     def _write_bytes(self, writer: ObjectWriter, item: WriteItem) -> _Note:
         data = cast("io.BytesIO", self._planner.resolve_data(item))
@@ -223,7 +224,7 @@ class SavePipeline:
             if tensor.is_contiguous() and framable(tensor):
                 writer.refer_to(storage_view(tensor), tensor, blocks=proof)
             else:
-                _write_blocks(writer, tensor, proof)
+                _write_blocks(writer, tensor, proof, self._ring)
             notes[name] = _Note(proof.packed())
         return [_result(item, file, start, start + item_nbytes(item), notes[item.index.fqn]) for item in items]
 
@@ -245,13 +246,13 @@ class SavePipeline:
         return tensor
 
 
-def _write_tensor(writer: ObjectWriter, tensor: torch.Tensor) -> _Note | None:
+def _write_tensor(writer: ObjectWriter, tensor: torch.Tensor, ring: Ring) -> _Note | None:
     proof = ProofWriter(tensor.nbytes, _rows(tensor)) if tensor.nbytes >= PROOF_FROM_BYTES else None
     row_major = tensor.is_contiguous()
     if framable(tensor):
         crc = _write_framed(writer, tensor, proof)
     elif plain(tensor) and (surround := row_major_frame(tensor)) is not None:
-        crc, row_major = _write_staged(writer, tensor, surround, proof), True
+        crc, row_major = _write_staged(writer, tensor, surround, proof, ring), True
     else:
         buffer = io.BytesIO()
         torch.save(_standalone(tensor), buffer)
@@ -279,18 +280,20 @@ def _write_framed(writer: ObjectWriter, tensor: torch.Tensor, proof: ProofWriter
     return crc
 
 
-def _write_staged(writer: ObjectWriter, tensor: torch.Tensor, surround: Framed, proof: ProofWriter | None) -> int:
+def _write_staged(
+    writer: ObjectWriter, tensor: torch.Tensor, surround: Framed, proof: ProofWriter | None, ring: Ring
+) -> int:
     """A tensor on another device, or with scattered elements, row-major; returns its CRC32."""
     writer.copy_in(surround.head)
-    crc = _write_blocks(writer, tensor, proof)
+    crc = _write_blocks(writer, tensor, proof, ring)
     writer.copy_in(surround.tail(crc))
     return crc
 
 
-def _write_blocks(writer: ObjectWriter, tensor: torch.Tensor, proof: ProofWriter | None) -> int:
+def _write_blocks(writer: ObjectWriter, tensor: torch.Tensor, proof: ProofWriter | None, ring: Ring) -> int:
     """The elements of a tensor, row-major, staged block by block within the budget; returns their CRC32."""
     crc = 0
-    for copy in staged_blocks(tensor, BLOCK_BYTES, writer.reserve):
+    for copy in staged_blocks(tensor, BLOCK_BYTES, writer.reserve, ring):
         crc = crc32_combine(crc, writer.refer_to(storage_view(copy), copy, staged=True, blocks=proof), copy.nbytes)
     return crc
 

@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.planner import LoadPlanner
 
 from aiockpt.archive.torchsave import plain
 from aiockpt.dcp.items import StoredItem
+from aiockpt.dcp.staging import Ring
 from aiockpt.engine.download import Read
 from aiockpt.errors import AiockptError, ChecksumMismatch, TargetMismatch
 from aiockpt.model import ByteRange, MiB, ObjectId
@@ -41,6 +42,7 @@ class Loading:
         size_of: an object's size; asked for before memory is made because of what is stored.
         recorder: is told what they do.
         unproven: items that were loaded without, as whoever wrote them noted none (``note_unproven``).
+        ring: memory for what is staged.
         on_damage: told of items that cannot be loaded, and why; by default it raises that.
     """
 
@@ -50,6 +52,7 @@ class Loading:
     size_of: Callable[[ObjectId], int]
     recorder: Recorder
     unproven: list[StoredItem] = field(default_factory=list)
+    ring: Ring = field(default_factory=Ring)
     on_damage: Callable[[Sequence[StoredItem], AiockptError], None] = _raise
 
     def note_unproven(self, item: StoredItem) -> None:

@@ -19,7 +19,7 @@ from aiockpt.archive.torchsave import storage_view
 from aiockpt.dcp.items import StoredItem
 from aiockpt.dcp.proof import Check
 from aiockpt.dcp.slices import Stretch, stretches
-from aiockpt.dcp.staging import host_memory
+from aiockpt.dcp.staging import slab_bytes
 from aiockpt.dcp.tasks import BLOCK_BYTES, Loading, Task, landable, lasting, mismatch, not_those_saved, target_of
 from aiockpt.dcp.whole_items import BufferedItem
 from aiockpt.engine.download import Read, shifted
@@ -178,16 +178,22 @@ class TensorLoad:
         return storage_view(self._laid[part.select])
 
     def staging(self, part: Stretch) -> torch.Tensor:
-        """Memory for a staged stretch, as bytes."""
-        return host_memory(part.nbytes, pinned=self._target.is_cuda)
+        """Memory for a staged stretch, and perhaps more, as bytes."""
+        return self._loading.ring.take(part.nbytes, pinned=self._target.is_cuda)
 
-    def copy(self, part: Stretch, staged: torch.Tensor) -> None:
-        """A staged stretch into the target; to CUDA on the current stream, without waiting for it."""
+    def copy(self, part: Stretch, slab: torch.Tensor) -> None:
+        """A staged stretch into the target, and its memory back; to CUDA on the current stream, without waiting for it.
+
+        Pinned memory is torch's to use again, which knows when that copy is done.
+        """
+        staged = slab[: part.nbytes]
         if self._loading.checksums:
             self._check.note(part.start, storage_view(staged))
         itemsize = self._dtype.itemsize
         stored = staged.view(self._dtype).as_strided(part.shape, [stride // itemsize for stride in part.strides])
         self._laid[part.select].copy_(stored, non_blocking=True)
+        if not self._target.is_cuda:
+            self._loading.ring.give(slab)
 
     def part_landed(self, surrounds: Iterable[_Surround]) -> Iterable[Task]:
         """One of the tasks is done, and what it has fetched beside its stretches; after the last, prove and commit."""
@@ -350,16 +356,16 @@ class _Staged(Task):
         self._load = load
         self._part = part
         self._surrounds = surrounds
-        self._memory: torch.Tensor | None = None
-        self.staged_bytes = part.nbytes + _nbytes(surrounds)
+        self._slab: torch.Tensor | None = None
+        self.staged_bytes = slab_bytes(part.nbytes) + _nbytes(surrounds)
 
     def reads(self) -> list[Read]:
-        self._memory = self._load.staging(self._part)
-        part = self._load.read_of(self._part, storage_view(self._memory))
+        self._slab = self._load.staging(self._part)
+        part = self._load.read_of(self._part, storage_view(self._slab)[: self._part.nbytes])
         return [part, *(surround.read(self._load.item.source) for surround in self._surrounds)]
 
     def landed(self) -> Iterable[Task]:
-        assert self._memory is not None
-        self._load.copy(self._part, self._memory)
-        self._memory = None
+        assert self._slab is not None
+        self._load.copy(self._part, self._slab)
+        self._slab = None
         return self._load.part_landed(self._surrounds)

@@ -21,7 +21,7 @@ from aiockpt.archive.torchsave import storage_view
 from aiockpt.crc import crc32
 from aiockpt.dcp.items import StoredItem
 from aiockpt.dcp.proof import Check
-from aiockpt.dcp.staging import host_memory
+from aiockpt.dcp.staging import slab_bytes
 from aiockpt.dcp.tasks import Loading, Task, landable, lasting, mismatch, not_those_saved, target_of, tensor_at
 from aiockpt.engine.download import Read
 from aiockpt.errors import ChecksumMismatch, MetadataError
@@ -148,17 +148,19 @@ class TogetherItems(Task):
         self.items = items
         self._second_try = second_try
         self._start = items[0].offset
-        self.staged_bytes = max(item.end for item in items) - self._start
-        self._staged = host_memory(0, pinned=False)
+        self._end = max(item.end for item in items)
+        self._slab: torch.Tensor | None = None
+        self.staged_bytes = slab_bytes(self._end - self._start)
 
     def reads(self) -> list[Read]:  # noqa: D102  # Task's
-        self._staged = host_memory(self.staged_bytes, pinned=False)
-        span = ByteRange(self._start, self._start + self.staged_bytes)
-        return [Read(self.items[0].source, span, storage_view(self._staged))]
+        span = ByteRange(self._start, self._end)
+        self._slab = self._loading.ring.take(len(span))
+        return [Read(self.items[0].source, span, storage_view(self._slab)[: len(span)])]
 
     def landed(self) -> Iterable[Task]:  # noqa: D102  # Task's
+        assert self._slab is not None
         again: list[Task] = []
-        memory = storage_view(self._staged)
+        memory = storage_view(self._slab)
         for item in self.items:
             start = item.offset - self._start
             try:
@@ -172,6 +174,8 @@ class TogetherItems(Task):
                 if self._second_try:
                     raise lasting(item, error) from error
                 again.append(TogetherItems(self._loading, [item], second_try=True))
+        self._loading.ring.give(self._slab)
+        self._slab = None
         return again
 
     def _take(self, item: StoredItem, stored: memoryview) -> None:

@@ -224,9 +224,8 @@ class Crew(Generic[J]):
             del self._parked[lane]
         return job
 
-    async def _work(self, first: J) -> None:
-        job: J | None = first
-        while job is not None:
+    async def _work(self, job: J | None) -> None:
+        while job is not None:  # only the one at hand is kept: jobs may hold much memory
             try:
                 await self._perform(job)
             except BaseException:

@@ -101,7 +101,7 @@ class DownloadStats(HedgeStats):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A range request: what it fetches of an object, and the jobs and reads that its pieces are of, by their index."""
+    """A range request: what it fetches of an object, and which job and read each piece is of; it keeps no others."""
 
     source: ObjectId
     fetch: Fetch
@@ -125,7 +125,8 @@ def plan_requests(jobs: Sequence[Job], *, max_gap_bytes: int, max_request_bytes:
             alone_bytes=ALONE_BYTES,
         )
         for fetch in fetches:
-            yield Request(source, fetch, owners, reads)
+            indices = [piece.read for piece in fetch.pieces]
+            yield Request(source, fetch, [owners[index] for index in indices], [reads[index] for index in indices])
 
 
 class Download:
@@ -203,8 +204,8 @@ class Download:
         gauge("GET limit", self._engine.get_control.limit)
         self.stats.requests += 1
         self.stats.fetched_bytes += fetch.end - fetch.start
-        for piece in fetch.pieces:
-            self._landed(request.jobs[piece.read], piece.length)
+        for piece, job in zip(fetch.pieces, request.jobs, strict=True):
+            self._landed(job, piece.length)
 
     async def _fetch(self, bulk: Bulk, source: ObjectId, transfer: RangeTransfer) -> None:
         """One attempt to land the rest of a range.
@@ -220,8 +221,7 @@ class Download:
         views: list[memoryview] = []
         told: list[OnLanded | None] = []
         position = request.fetch.start
-        for piece in request.fetch.pieces:
-            read = request.reads[piece.read]
+        for piece, read in zip(request.fetch.pieces, request.reads, strict=True):
             start = read.span.start + piece.offset
             if start > position:
                 views.append(self._engine.scrap(start - position))

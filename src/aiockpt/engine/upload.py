@@ -12,8 +12,8 @@ or if it was begun so, gives way alone: its bytes can be written again under ano
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -42,13 +42,13 @@ class OutgoingPart:
     Attributes:
         number: from 1.
         payload: its memory (the caller's, kept alive through ``owners``) and CRC32.
-        owners: whatever the payload's views point into.
+        owners: whatever the payload's views point into; none any more once it has been sent.
         staged_bytes: how many of its bytes are copies that the byte budget accounts for.
     """
 
     number: int
     payload: Payload
-    owners: Sequence[object] = ()
+    owners: list[object] = field(default_factory=list)
     staged_bytes: int = 0
 
 
@@ -323,10 +323,14 @@ class Upload:
         self.stats.sent_bytes += part.payload.nbytes
         self.engine.put_control.on_complete(part.payload.nbytes, self.engine.clock.now())
         gauge("PUT limit", self.engine.put_control.limit)
-        self._on_sent(part)
+        self._free(part)
 
     def sent_nothing(self, part: OutgoingPart) -> None:
         """Account for a part whose object was given up: its memory is free again."""
+        self._free(part)
+
+    def _free(self, part: OutgoingPart) -> None:
+        part.owners.clear()  # first: who then stages more uses that memory again
         self._on_sent(part)
 
     def gives_way(self, outgoing: OutgoingObject) -> None:

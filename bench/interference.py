@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
+import click
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
@@ -25,25 +26,37 @@ STOLEN, SLOWER, SAVING, STAGING = "stolen, s/GB", "steps slower, times", "save t
 #: Steps without a save, before each save, whose median is what a step takes.
 QUIET_STEPS = 100
 
-_WIDTH, _DEPTH, _BATCH = 256, 8, 64
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What trains: linear layers of ``width`` with GELUs between them, on batches, on some of torch's threads."""
+
+    width: int
+    depth: int
+    batch: int
+    threads: int
 
 
 @dataclass
 class TrainingTrial(Trial):
-    """Steps of a small model on one thread, while the mixed tensors are saved; the argument is the URL."""
+    """Steps of a small model, while the mixed tensors are saved; the argument is the URL."""
 
     contender: Contender
     nbytes: int
+    training: Training
 
     def prepare(self) -> None:  # noqa: D102
-        torch.set_num_threads(1)
+        torch.set_num_threads(self.training.threads)
         self.contender.import_modules()
         self._state = workload.mixed(self.nbytes)
         self.payload_bytes = workload.size(self._state)
-        layers = [module for _ in range(_DEPTH) for module in (torch.nn.Linear(_WIDTH, _WIDTH), torch.nn.GELU())]
+        width = self.training.width
+        layers = [
+            module for _ in range(self.training.depth) for module in (torch.nn.Linear(width, width), torch.nn.GELU())
+        ]
         self._model = torch.nn.Sequential(*layers)
         self._optimizer = torch.optim.AdamW(self._model.parameters())
-        self._batch = torch.rand(_BATCH, _WIDTH)
+        self._batch = torch.rand(self.training.batch, width)
 
     def _step(self) -> float:
         """One training step; returns its seconds."""
@@ -77,13 +90,19 @@ class TrainingTrial(Trial):
         }
 
 
+@click.option("--width", default=256, show_default=True, help="Of the model that trains: small operations or large.")
+@click.option("--depth", default=8, show_default=True, help="Its layers.")
+@click.option("--batch", default=64, show_default=True, help="Its samples a step.")
+@click.option("--threads", default=1, show_default=True, help="Its share of the cores; the save has the others.")
 @benchmark(contenders=(OURS, PEER))
-def interference(settings: Settings) -> Report:
+def interference(settings: Settings, *, width: int, depth: int, batch: int, threads: int) -> Report:
     """Measure the training time that async_save in a background thread steals."""
+    training = Training(width, depth, batch, threads)
     report = Report("training during dcp.async_save (thread)", plotted=(STOLEN, SLOWER, SAVING))
     with open_storage(settings.place, reserve_bytes=(len(settings.contenders) + 2) * settings.nbytes) as storage:
         trials = {
-            name: TrainingTrial(one, settings.nbytes) for name, one in installed([*settings.contenders, NULL]).items()
+            name: TrainingTrial(one, settings.nbytes, training)
+            for name, one in installed([*settings.contenders, NULL]).items()
         }
         with workers(trials, storage.environ) as started:
             works = {name: partial(worker.measure, storage.url(f"trained-{name}")) for name, worker in started.items()}

@@ -97,11 +97,11 @@ def test_staging_memory_is_used_again_and_bounded(local: Place, monkeypatch: pyt
     """Whatever the blocks' sizes: a load makes no more than the budget, a save little more, of what it could make."""
     made: list[int] = []
 
-    def make(fileno: int, nbytes: int) -> mmap.mmap:
+    def make(fileno: int, nbytes: int, *, flags: int) -> mmap.mmap:
         made.append(nbytes)
-        return mmap.mmap(fileno, nbytes)
+        return mmap.mmap(fileno, nbytes, flags=flags)
 
-    monkeypatch.setattr(staging, "mmap", SimpleNamespace(mmap=make))
+    monkeypatch.setattr(staging, "mmap", SimpleNamespace(**{**vars(mmap), "mmap": make}))
     state = {f"w{n}": random_tensor((700 + 40 * n, 1800), torch.float32, n)[:, ::2] for n in range(30)}
     local.save(state, memory_bytes=8 * MiB, part_size=5 * MiB)
     assert 0 < sum(made) <= 32 * MiB < nbytes_of(state)  # with the first part, which waits, and what goes back late

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,3 +105,13 @@ def test_small_blocks_are_no_slabs() -> None:
     ring.give(ring.take(12))
     assert slab_bytes(12) == 12
     assert ring.free_bytes == 0
+
+
+def test_a_forked_child_has_memory_of_its_own() -> None:
+    slab = Ring().take(SMALLEST_SLAB_BYTES)
+    slab[0] = 1
+    if not (child := os.fork()):
+        slab.numpy()[0] = 2
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert slab[0] == 1

@@ -90,7 +90,8 @@ class Ring:
             slab = self._free.pop()
             if slab.nbytes == size:
                 return slab  # those of other sizes go back to the system
-        return torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8)
+        mapped = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # not shared with a forked child
+        return torch.frombuffer(mapped, dtype=torch.uint8)
 
     def give(self, slab: torch.Tensor) -> None:
         """What was taken, not pinned, and is used by nobody any more."""

@@ -52,10 +52,14 @@ class Planner:
         pass
 
 
+#: Enough for all that is staged: what shares requests is foreseen exactly then.
+MEMORY_BYTES = 64 * MiB
+
+
 def foreseen(place: Place, world: World, rank: int) -> Forecast:
     metadata = place.reader().read_metadata()
     base = ObjectId(place.bucket, "ckpt")
-    return forecast(metadata, base, read_items(metadata, world, rank), S3ClientConfig())
+    return forecast(metadata, base, read_items(metadata, world, rank), S3ClientConfig(memory_bytes=MEMORY_BYTES))
 
 
 def counted(endpoint: LocalEndpoint) -> tuple[int, int, int]:
@@ -76,7 +80,7 @@ def test_a_resharded_load_does_what_was_foreseen(
     local.save(STATE, thread_count=2)
     for rank in range(size):
         one = foreseen(local, World(size, dim), rank)
-        reader = local.reader(hedge_share=0)
+        reader = local.reader(hedge_share=0, memory_bytes=MEMORY_BYTES)
         metadata = reader.read_metadata()
         reader.set_up_storage_reader(metadata, is_coordinator=True)
         plan = reader.prepare_local_plan(LoadPlan(list(read_items(metadata, World(size, dim), rank))))

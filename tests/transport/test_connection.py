@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiockpt.errors import LocalProtocolError, ReadError, RemoteProtocolError, TransportError, TransportTimeout
+from aiockpt.errors import (
+    LocalProtocolError,
+    ReadError,
+    RemoteProtocolError,
+    TransportError,
+    TransportTimeout,
+    WriteError,
+)
 from aiockpt.model import KiB, MiB
 from aiockpt.transport.connection import (
     MAX_BUFFERED_BYTES,
@@ -500,6 +507,19 @@ async def test_a_meter_tells_what_the_peer_has_taken_and_what_is_cut_is_sent_no_
             await reset.wait()  # a reset, and not what was left
         connection.abort()
         await lost(connection)
+
+
+async def test_a_connection_that_is_lost_before_its_first_request() -> None:
+    """A broken connection like any other, to be tried again; nobody's mistake."""
+
+    async def script(peer: Peer) -> None:
+        peer.reset()
+
+    async with server(script) as endpoint:
+        connection = await connect(endpoint)
+        await lost(connection)
+        with pytest.raises(WriteError):
+            await connection.exchange(GET, buffered)
 
 
 async def test_two_exchanges_at_once_are_refused() -> None:

@@ -70,7 +70,7 @@ class Ring:
     """Memory for the blocks of one load or save, used again and again. One thread takes, any gives back.
 
     It holds no more at once than was taken at once. From the heap, where blocks of many sizes come and go, a load that
-    staged 48 MiB kept twice as much; and with fresh pages for each block it took twice the CPU time.
+    staged 48 MiB kept twice as much; and pages that are new for each block have to be cleared.
     """
 
     def __init__(self) -> None:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 
-from aiockpt.crc import crc32
-from aiockpt.dcp.staging import blocks
-from aiockpt.model import MiB
 from bench import workload
 from bench.contenders import OURS, PEER, Contender, installed
+from bench.measure import Trial
 from bench.options import Settings, benchmark
 from bench.report import Bar, Report
 from bench.storage import Storage, open_storage
-from bench.transfer import CPU, EXTRA, GB_S, LoadTrial, Observed, SaveTrial, WrongBytes, add_rows, write_checkpoints
+from bench.transfer import CPU, EXTRA, GB_S, LoadTrial, Observed, SaveTrial, add_rows, write_checkpoints
 from bench.worker import take_turns, workers
+from bench.workload import State
+
+#: Samples by contender and variant.
+Results = dict[tuple[str, str], list[Observed]]
 
 DIRECT, TRANSPOSED, STRIDED, CAST = "as they lie", "transposed", "every other column", "other dtype"
 
@@ -28,21 +30,17 @@ LOADS, SAVES = (DIRECT, TRANSPOSED, STRIDED, CAST), (DIRECT, STRIDED)
 _OTHER = {torch.float32: torch.bfloat16, torch.bfloat16: torch.float32}
 
 
-def _formed(tensor: torch.Tensor, form: str) -> torch.Tensor:
-    if form == TRANSPOSED:
-        return tensor.T.contiguous().T if tensor.dim() == 2 else tensor
-    if form == STRIDED:
-        return torch.stack((tensor, tensor), -1)[..., 0]
-    return tensor.to(_OTHER[tensor.dtype]) if form == CAST else tensor
+def _formed(state: State, form: str) -> State:
+    return {name: _FORMS[form](tensor) for name, tensor in state.items()}
 
 
-def _crc(tensor: torch.Tensor) -> int:
-    """Of the elements in row-major order, copied in small blocks, which leave no memory behind."""
-    crc = 0
-    for block in blocks(tensor, MiB):
-        copied = block.contiguous()
-        crc = crc32(workload.memory_of(copied), crc)
-    return crc
+#: How a dense row-major tensor becomes one of each form; all but a cast one have its elements.
+_FORMS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    DIRECT: lambda tensor: tensor,
+    TRANSPOSED: lambda tensor: tensor.T.contiguous().T if tensor.dim() == 2 else tensor,
+    STRIDED: lambda tensor: torch.stack((tensor, tensor), -1)[..., 0],
+    CAST: lambda tensor: tensor.to(_OTHER[tensor.dtype]),
+}
 
 
 @dataclass
@@ -53,15 +51,8 @@ class FormedLoad(LoadTrial):
 
     def prepare(self) -> None:  # noqa: D102
         super().prepare()
-        self._state = {name: _formed(tensor, self.form) for name, tensor in self._state.items()}
-        self._crcs = self._sums()
-
-    def _sums(self) -> dict[str, int]:
-        return {name: _crc(tensor) for name, tensor in self._state.items()}
-
-    def after(self, url: str) -> None:  # noqa: D102
-        if self._sums() != self._crcs:
-            raise WrongBytes(url)
+        self._state = _formed(self._state, self.form)
+        self._crcs = workload.crcs(self._state)
 
 
 @dataclass
@@ -72,7 +63,7 @@ class FormedSave(SaveTrial):
 
     def prepare(self) -> None:  # noqa: D102
         super().prepare()
-        self._state = {name: _formed(tensor, self.form) for name, tensor in self._state.items()}
+        self._state = _formed(self._state, self.form)
 
 
 @benchmark(rounds=3, contenders=(OURS, PEER))
@@ -91,31 +82,29 @@ def staged(settings: Settings) -> Report:
     return report
 
 
-def _loads(
-    storage: Storage, contenders: Mapping[str, Contender], settings: Settings
-) -> dict[tuple[str, str], list[Observed]]:
+def _loads(storage: Storage, contenders: Mapping[str, Contender], settings: Settings) -> Results:
     url = write_checkpoints(storage, settings.nbytes, [1])[1]
     trials = {
         (name, f"load, {form}"): FormedLoad(contender, settings.nbytes, form)
         for form in LOADS
         for name, contender in contenders.items()
     }
-    with workers(trials, storage.environ) as started:
-        works = {key: partial(storage.observe, partial(worker.measure, url)) for key, worker in started.items()}
-        return take_turns(works, rounds=settings.rounds)
+    return _rounds(storage, trials, dict.fromkeys(trials, url), settings.rounds)
 
 
-def _saves(
-    storage: Storage, contenders: Mapping[str, Contender], settings: Settings
-) -> dict[tuple[str, str], list[Observed]]:
+def _saves(storage: Storage, contenders: Mapping[str, Contender], settings: Settings) -> Results:
     trials = {
         (name, f"save, {form}"): FormedSave(contender, settings.nbytes, form=form)
         for form in SAVES
         for name, contender in contenders.items()
     }
+    urls = {key: storage.url(f"saved-{number}") for number, key in enumerate(trials)}
+    return _rounds(storage, trials, urls, settings.rounds)
+
+
+def _rounds(
+    storage: Storage, trials: Mapping[tuple[str, str], Trial], urls: Mapping[tuple[str, str], str], rounds: int
+) -> Results:
     with workers(trials, storage.environ) as started:
-        works = {
-            key: partial(storage.observe, partial(worker.measure, storage.url(f"saved-{number}")))
-            for number, (key, worker) in enumerate(started.items())
-        }
-        return take_turns(works, rounds=settings.rounds)
+        works = {key: partial(storage.observe, partial(worker.measure, urls[key])) for key, worker in started.items()}
+        return take_turns(works, rounds=rounds)

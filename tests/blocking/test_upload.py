@@ -40,7 +40,7 @@ def put_mixed(upload: BlockingUpload, target: ObjectId, nbytes: int) -> bytes:
             writer.refer_to(piece, data)
         else:
             writer.reserve(size)
-            writer.refer_to(memoryview(bytes(piece)), None, staged=True)
+            writer.refer_to(memoryview(bytes(piece)), None, staged_bytes=len(piece))
     writer.close()
     return data
 

@@ -104,7 +104,11 @@ def test_staging_memory_is_used_again_and_bounded(local: Place, monkeypatch: pyt
     monkeypatch.setattr(staging, "mmap", SimpleNamespace(**{**vars(mmap), "mmap": make}))
     state = {f"w{n}": random_tensor((700 + 40 * n, 1800), torch.float32, n)[:, ::2] for n in range(30)}
     local.save(state, memory_bytes=8 * MiB, part_size=5 * MiB)
-    assert 0 < sum(made) <= 32 * MiB < nbytes_of(state)  # with the first part, which waits, and what goes back late
+    assert 0 < sum(made) <= 32 * MiB < nbytes_of(state)  # with the first part, which waits
+    made.clear()
+    halves = {f"h{n}": random_tensor((270, 2200), torch.float32, n)[:, ::2] for n in range(50)}  # of slabs of 2 MiB
+    local.save(halves, "halves", memory_bytes=16 * MiB, part_size=5 * MiB)
+    assert 0 < sum(made) <= 20 * MiB < nbytes_of(halves)
     made.clear()
     targets = {name: torch.zeros(tensor.shape[::-1]).t() for name, tensor in state.items()}
     assert same_bits(local.load(targets, memory_bytes=8 * MiB), state)

@@ -132,18 +132,18 @@ class ObjectWriter:
         self._assembler.copy_in(*pieces)
 
     def reserve(self, nbytes: int) -> None:
-        """Wait until ``nbytes`` may be staged, to be handed over with ``refer_to(..., staged=True)``."""
+        """Wait until ``nbytes`` may be staged, to be handed over with ``refer_to(..., staged_bytes=nbytes)``."""
         self._upload.reserve(nbytes)
 
     def refer_to(
-        self, view: memoryview, owner: object, *, staged: bool = False, blocks: BlockCrcs | None = None
+        self, view: memoryview, owner: object, *, staged_bytes: int = 0, blocks: BlockCrcs | None = None
     ) -> int:
         """Append memory without copying it; returns its CRC32, and adds those of its blocks to ``blocks``.
 
-        It must not change, and ``owner`` is kept alive, until the upload has ended. ``staged``: it is a copy for which
-        ``reserve`` was called.
+        It must not change, and ``owner`` is kept alive, until it has been sent, or the upload has ended.
+        ``staged_bytes``: for how many ``reserve`` was called, if it is a copy.
         """
-        return self._assembler.refer_to(view, owner, staged=staged, blocks=blocks)
+        return self._assembler.refer_to(view, owner, staged_bytes=staged_bytes, blocks=blocks)
 
     def close(self) -> None:
         """The object is complete; leaving the upload's block waits for it."""

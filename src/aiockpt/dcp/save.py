@@ -34,7 +34,7 @@ from aiockpt.crc import crc32, crc32_combine
 from aiockpt.dcp.collector import collector_paused
 from aiockpt.dcp.files import FilePlan, item_nbytes
 from aiockpt.dcp.proof import MOST_WHOLE_BYTES, ProofWriter, attach, packed_whole
-from aiockpt.dcp.staging import Ring, staged_blocks
+from aiockpt.dcp.staging import Ring, slab_bytes, staged_blocks
 from aiockpt.engine.upload import UploadStats
 from aiockpt.errors import LocalProtocolError
 from aiockpt.model import NOTHING, KiB, MiB, ObjectId
@@ -294,7 +294,9 @@ def _write_blocks(writer: ObjectWriter, tensor: torch.Tensor, proof: ProofWriter
     """The elements of a tensor, row-major, staged block by block within the budget; returns their CRC32."""
     crc = 0
     for copy in staged_blocks(tensor, BLOCK_BYTES, writer.reserve, ring):
-        crc = crc32_combine(crc, writer.refer_to(storage_view(copy), copy, staged=True, blocks=proof), copy.nbytes)
+        staged_bytes = slab_bytes(copy.nbytes)
+        part = writer.refer_to(storage_view(copy), copy, staged_bytes=staged_bytes, blocks=proof)
+        crc = crc32_combine(crc, part, copy.nbytes)
     return crc
 
 

@@ -41,7 +41,7 @@ def blocks(tensor: torch.Tensor, block_bytes: int) -> Iterator[torch.Tensor]:
 def staged_blocks(
     tensor: torch.Tensor, block_bytes: int, reserve: Callable[[int], None], ring: Ring
 ) -> Iterator[torch.Tensor]:
-    """Contiguous host copies of a tensor's blocks, in order; ``reserve`` is called with the bytes of each before.
+    """Contiguous host copies of a tensor's blocks, in order; ``reserve`` is called with ``slab_bytes`` of each before.
 
     Their memory is the ring's, and goes back to it when nobody refers to a copy any more; views do not keep it.
 
@@ -52,7 +52,7 @@ def staged_blocks(
     stream = _side_stream(tensor.device) if tensor.is_cuda else None
     ahead: _Copy | None = None
     for block in blocks(tensor, block_bytes):
-        reserve(block.nbytes)
+        reserve(slab_bytes(block.nbytes))
         begun = _Copy(block, stream, ring)
         if ahead is not None:
             yield ahead.finished()

@@ -88,12 +88,12 @@ class PartAssembler:
             view = view[size:]
 
     def refer_to(
-        self, view: memoryview, owner: object, *, staged: bool = False, blocks: BlockCrcs | None = None
+        self, view: memoryview, owner: object, *, staged_bytes: int = 0, blocks: BlockCrcs | None = None
     ) -> int:
         """Append ``view`` without copying it; returns its CRC32, and adds those of its blocks to ``blocks``.
 
         Its bytes must stay as they are, and ``owner`` (what they belong to) is kept alive, until the parts that hold
-        them have been sent. ``staged``: they are a copy, for which the caller has reserved.
+        them have been sent. ``staged_bytes``: what the caller has reserved for it, if it is a copy.
         """
         total = 0
         while len(view):
@@ -105,9 +105,9 @@ class PartAssembler:
             total = crc32_combine(total, crc, len(piece))
             self._add(piece, crc)
             self._owners.append(owner)
-            self._staged += len(piece) if staged else 0
             self._part_nbytes += len(piece)
             self._room -= len(piece)
+        self._staged += staged_bytes  # as of an arena: until the last part that holds some of it has been sent
         return total
 
     def finish(self) -> None:

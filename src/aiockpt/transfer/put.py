@@ -83,7 +83,7 @@ def put(source: Source, contents: Contents, store: Store, base: ObjectId, on_byt
         for file in contents.data:
             writer = upload.object(base / file.path, total_bytes=file.nbytes)
             for block in source.blocks(file, writer.reserve):
-                writer.refer_to(block, block, staged=True)
+                writer.refer_to(block, block, staged_bytes=len(block))
                 on_bytes(len(block))
             writer.close()
     commit(store, base, contents)

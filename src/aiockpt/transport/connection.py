@@ -142,7 +142,7 @@ class Connection(asyncio.BufferedProtocol):
             RemoteProtocolError: the response is no HTTP/1.1, or larger than its kind may be.
         """
         if self._state is _State.CLOSED and not self.exchanges:  # between its being made and its first use
-            raise WriteError("connection lost before a request was sent: closed by the server")
+            raise WriteError("connection lost before a request was sent")
         if not self.is_open or self._transport is None:
             raise LocalProtocolError("exchange on a connection that is busy or closed")
         self._begin(request, choose)

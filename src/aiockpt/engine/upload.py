@@ -43,7 +43,7 @@ class OutgoingPart:
         number: from 1.
         payload: its memory (the caller's, kept alive through ``owners``) and CRC32.
         owners: whatever the payload's views point into; none any more once it has been sent.
-        staged_bytes: what the byte budget accounts for until it has been sent: memory of copies, perhaps more than is sent.
+        staged_bytes: what the byte budget accounts for until it has been sent: the memory of copies in it.
     """
 
     number: int

@@ -15,7 +15,7 @@ from aiockpt.model import MiB, ObjectId
 from aiockpt.testing import LocalEndpoint
 from aiockpt.transfer.metadata import read_metadata
 from aiockpt.transfer.verify import Verdict, verify
-from dcp.checkpoints import Place, random_tensor, save
+from dcp.checkpoints import Place, random_tensor, same_bits, save
 
 STATE: dict[str, Any] = {
     "large": random_tensor((3, 1_500_000), torch.float32, 1),
@@ -84,6 +84,23 @@ def test_a_flipped_bit_is_found_and_the_rest_checked(
     assert damaged.place.start < byte < damaged.place.end
     assert damaged.reason
     assert verdict.items == len(STATE) + 1
+
+
+@pytest.mark.parametrize("around", [b"_rebuild_tensor", b"PK\x05\x06"])
+def test_an_archive_is_damaged_though_what_is_in_it_can_be_loaded(
+    local: Place, store: Store, local_endpoint: LocalEndpoint, around: bytes
+) -> None:
+    """The metadata prove the elements, and a load asks for no more; others read the archive with torch."""
+    local.save(STATE)
+    parts = store.run(lambda engine: read_metadata(engine, ObjectId(local.bucket, "ckpt")))
+    (info,) = (info for index, info in parts[".metadata"].storage_data.items() if index.fqn == "tiny")
+    byte = local.get(f"ckpt/{info.relative_path}").index(around, info.offset)
+    local_endpoint.flip_bit(local.bucket, f"ckpt/{info.relative_path}", byte)
+    local_endpoint.reset_stats()
+    target = {"tiny": torch.zeros(9)}
+    assert same_bits(local.load(target), {"tiny": STATE["tiny"]})
+    assert local_endpoint.stats().requests_total == 2  # its metadata, and that one read
+    assert [finding.name for finding in check(store, local).damaged] == ["tiny"]
 
 
 def test_all_damage_is_found(local: Place, store: Store, local_endpoint: LocalEndpoint) -> None:

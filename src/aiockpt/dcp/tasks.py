@@ -40,6 +40,8 @@ class Loading:
         transforms: stream extensions.
         checksums: whether to compare CRC32s.
         size_of: an object's size; asked for before memory is made because of what is stored.
+        archives: whether the archives of tensors must be whole, too, where the metadata prove the elements in them: for
+            others, who read them with torch.
         recorder: is told what they do.
         unproven: items that were loaded without, as whoever wrote them noted none (``note_unproven``).
         ring: memory for what is staged.
@@ -53,6 +55,7 @@ class Loading:
     recorder: Recorder
     unproven: list[StoredItem] = field(default_factory=list)
     ring: Ring = field(default_factory=Ring)
+    archives: bool = False
     on_damage: Callable[[Sequence[StoredItem], AiockptError], None] = _raise
 
     def note_unproven(self, item: StoredItem) -> None:

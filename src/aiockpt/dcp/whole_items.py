@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.planner import LoadItemType
 
 from aiockpt.archive.records import LOCAL_SIGNATURE
 from aiockpt.archive.surprise import Surprise
-from aiockpt.archive.torchload import payload_of
+from aiockpt.archive.torchload import common_payload, payload_of
 from aiockpt.archive.torchsave import storage_view
 from aiockpt.crc import crc32
 from aiockpt.dcp.items import StoredItem
@@ -180,9 +180,7 @@ class TogetherItems(Task):
 
     def _take(self, item: StoredItem, stored: memoryview) -> None:
         assert item.dtype is not None
-        payload, recorded = payload_of(stored, item.dtype, item.shape)
-        if self._loading.checksums:
-            self._prove(item, payload, recorded)
+        payload = self._payload(item, stored)
         target = target_of(self._loading, item)
         if item.is_whole and landable(target, item.dtype):
             storage_view(target)[:] = payload
@@ -190,6 +188,19 @@ class TogetherItems(Task):
             tensor = tensor_at(payload, item.dtype, item.shape)
             target.copy_(narrow_tensor_by_index(tensor, item.read.storage_offsets, item.read.lengths))
         self._loading.planner.commit_tensor(item.read, target)
+
+    def _payload(self, item: StoredItem, stored: memoryview) -> memoryview:
+        """The elements. Where the metadata's CRC32 proves them, nobody needs the archive around them to be sound."""
+        assert item.dtype is not None
+        loading = self._loading
+        if loading.checksums and not loading.archives:
+            payload = common_payload(stored, item.dtype, item.shape)
+            if payload is not None and item.is_known_by(crc32(payload), len(payload)):
+                return payload
+        payload, recorded = payload_of(stored, item.dtype, item.shape)
+        if loading.checksums:
+            self._prove(item, payload, recorded)
+        return payload
 
     def _prove(self, item: StoredItem, payload: memoryview, recorded: int | None) -> None:
         """That the elements, which have the CRC32 that their archive recorded, if it did, also have the metadata's."""

@@ -129,6 +129,7 @@ class _Verification:
             cast("LoadPlanner", _Sink(metadata)),
             _StorageReaderTransforms(),
             checksums=True,
+            archives=True,
             size_of=cache(lambda source: self._store.head(source).size),
             recorder=Recorder("load", self._base.uri),
             on_damage=self._on_damage,

@@ -1,7 +1,8 @@
-"""Training while ``dcp.async_save`` runs in a background thread: the time that the save steals from it."""
+"""Training while ``dcp.async_save`` runs in a thread or a process beside it: the time that the save steals from it."""
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from functools import partial
 
 import click
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
 
@@ -44,8 +46,12 @@ class TrainingTrial(Trial):
     contender: Contender
     nbytes: int
     training: Training
+    beside: AsyncCheckpointerType
 
     def prepare(self) -> None:  # noqa: D102
+        if self.beside is AsyncCheckpointerType.PROCESS:  # DCP's processes are of the group of the trainers
+            os.environ["MASTER_ADDR"] = "127.0.0.1"
+            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
         torch.set_num_threads(self.training.threads)
         self.contender.import_modules()
         self._state = workload.mixed(self.nbytes)
@@ -72,8 +78,8 @@ class TrainingTrial(Trial):
         saving = dcp.async_save(
             self._state,
             storage_writer=self.contender.writer(url),
-            async_checkpointer_type=AsyncCheckpointerType.THREAD,
-            no_dist=True,
+            async_checkpointer_type=self.beside,
+            no_dist=self.beside is AsyncCheckpointerType.THREAD,
         )
         staged_s = time.perf_counter()
         steps: list[float] = []
@@ -94,14 +100,21 @@ class TrainingTrial(Trial):
 @click.option("--depth", default=8, show_default=True, help="Its layers.")
 @click.option("--batch", default=64, show_default=True, help="Its samples a step.")
 @click.option("--threads", default=1, show_default=True, help="Its share of the cores; the save has the others.")
+@click.option(
+    "--checkpointer",
+    type=click.Choice([kind.value for kind in AsyncCheckpointerType]),
+    default=AsyncCheckpointerType.THREAD.value,
+    show_default=True,
+    help="What async_save saves in.",
+)
 @benchmark(contenders=(OURS, PEER))
-def interference(settings: Settings, *, width: int, depth: int, batch: int, threads: int) -> Report:
-    """Measure the training time that async_save in a background thread steals."""
+def interference(settings: Settings, *, width: int, depth: int, batch: int, threads: int, checkpointer: str) -> Report:
+    """Measure the training time that async_save in the background steals."""
     training = Training(width, depth, batch, threads)
-    report = Report("training during dcp.async_save (thread)", plotted=(STOLEN, SLOWER, SAVING))
+    report = Report(f"training during dcp.async_save ({checkpointer})", plotted=(STOLEN, SLOWER, SAVING))
     with open_storage(settings.place, reserve_bytes=(len(settings.contenders) + 2) * settings.nbytes) as storage:
         trials = {
-            name: TrainingTrial(one, settings.nbytes, training)
+            name: TrainingTrial(one, settings.nbytes, training, AsyncCheckpointerType(checkpointer))
             for name, one in installed([*settings.contenders, NULL]).items()
         }
         with workers(trials, storage.environ) as started:

@@ -65,6 +65,10 @@ def test_runs(name: str, tmp_path: Path) -> None:
     )
 
 
+def test_interference_of_a_process() -> None:
+    run("interference", "--checkpointer=process", f"--contender={OURS}")
+
+
 @pytest.mark.parametrize("peer", sorted({PEER, FSSPEC}))
 def test_peers_take_part(peer: str, tmp_path: Path) -> None:
     if peer not in PEERS:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+import torch
 
 from aiockpt.testing import LocalEndpoint
 from dcp.checkpoints import Place
@@ -40,3 +43,18 @@ def _entered(place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
 def free_port() -> int:
     """A port of this machine that nobody listens on."""
     return unused_port()
+
+
+@pytest.fixture
+def group(free_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process group of this process alone, which saves in processes of their own (spawned) need."""
+    for name, value in (
+        ("MASTER_ADDR", "127.0.0.1"),
+        ("MASTER_PORT", str(free_port)),
+        ("WORLD_SIZE", "1"),
+        ("RANK", "0"),
+    ):
+        monkeypatch.setenv(name, value)
+    torch.distributed.init_process_group("gloo")
+    yield
+    torch.distributed.destroy_process_group()

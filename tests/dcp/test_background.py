@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import DefaultSavePlanner
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
 
 import aiockpt
 from aiockpt.bridge import get_bridge
@@ -70,6 +72,29 @@ def test_all_of_its_threads_give_way_and_no_others(nice: int, local: Place) -> N
     nices = loop_nices()
     assert nices[f"aiockpt-background-{nice}"] == usual + nice
     assert nices["aiockpt-loop"] == usual
+    assert same_bits(local.load(emptied(STATE)), STATE)
+
+
+class TellingPlanner(DefaultSavePlanner):
+    """Writes the nice value of the thread that calls it, in whatever process, to a file."""
+
+    def __init__(self, told: Path) -> None:
+        super().__init__()
+        self._told = told
+
+    def resolve_data(self, write_item: Any) -> Any:
+        self._told.write_text(str(nice_of(threading.get_native_id())))
+        return super().resolve_data(write_item)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nice values are the process's elsewhere")
+@pytest.mark.usefixtures("group")
+def test_a_process_of_dcp_gives_way_too(local: Place, tmp_path: Path) -> None:
+    writer, planner = local.writer(**SETTINGS, background_nice=7), TellingPlanner(tmp_path / "nice")
+    kind = AsyncCheckpointerType.PROCESS
+    saving: Any = dcp.async_save(STATE, storage_writer=writer, planner=planner, async_checkpointer_type=kind)
+    saving.result()
+    assert int((tmp_path / "nice").read_text()) == nice_of(threading.get_native_id()) + 7
     assert same_bits(local.load(emptied(STATE)), STATE)
 
 

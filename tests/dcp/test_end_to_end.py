@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import pickle
 import warnings
-from collections.abc import Iterator
 from typing import IO, Any
 
 import pytest
@@ -218,21 +217,6 @@ def test_partial_loads(local: Place) -> None:
     for names in (["w0"], ["w1", "w3"], ["step"]):
         wanted = {name: state[name] for name in names}
         assert same_bits(local.load(emptied(wanted)), wanted)
-
-
-@pytest.fixture
-def group(free_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A process group of this process alone, which saves in processes of their own (spawned) need."""
-    for name, value in (
-        ("MASTER_ADDR", "127.0.0.1"),
-        ("MASTER_PORT", str(free_port)),
-        ("WORLD_SIZE", "1"),
-        ("RANK", "0"),
-    ):
-        monkeypatch.setenv(name, value)
-    torch.distributed.init_process_group("gloo")
-    yield
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.usefixtures("group")

@@ -7,6 +7,7 @@ DCP, if that is there for this save alone. Its parts are larger, since each cost
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ from aiockpt.bridge import get_bridge, give_way
 
 #: What the threads of ``dcp.async_save`` are called (torch's ``_async_thread_executor``); each is there for one save.
 _DCP_THREADS = "AsyncCheckpointExecutor"
+
+#: What the processes of ``dcp.async_save`` run (torch's ``_async_process_executor``), each one save after the other.
+_DCP_PROCESSES = "_AsyncCheckpointProcess._checkpointing_subprocess"
 
 _marked: ContextVar[bool] = ContextVar("aiockpt_in_background", default=False)
 
@@ -32,8 +36,13 @@ def background_thread() -> Iterator[None]:
 
 
 def in_background() -> bool:
-    """Whether this thread is there for one save, beside what started it."""
-    return _marked.get() or threading.current_thread().name.startswith(_DCP_THREADS)
+    """Whether this thread is there for saves alone, beside what started it."""
+    return _marked.get() or threading.current_thread().name.startswith(_DCP_THREADS) or _in_dcp_process()
+
+
+def _in_dcp_process() -> bool:
+    target = getattr(multiprocessing.current_process(), "_target", None)  # no public name for this question
+    return getattr(target, "__qualname__", "") == _DCP_PROCESSES
 
 
 def background_store(store: Store) -> Store:

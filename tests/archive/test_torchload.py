@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from aiockpt.archive.surprise import StridedPayload, Surprise
-from aiockpt.archive.torchload import confirm, dimension_order, locate, order_of, payload_of, predict
+from aiockpt.archive.torchload import common_payload, confirm, dimension_order, locate, order_of, payload_of, predict
 from aiockpt.archive.torchsave import item_nbytes, storage_view
 from aiockpt.crc import crc32
 from aiockpt.errors import ChecksumMismatch
@@ -46,6 +46,16 @@ def test_torchs_items_are_predicted_confirmed_and_located(dtype: torch.dtype) ->
         assert predict(len(item), dtype, shape) == locate(item).payload_offset
         assert _confirm(item, dtype, shape) == crc32(storage_view(tensor))
         assert _payload(item, tensor) == bytes(storage_view(tensor))
+        common = common_payload(memoryview(item), dtype, shape)
+        assert common is not None
+        assert common == bytes(storage_view(tensor))
+
+
+@pytest.mark.parametrize(("dtype", "shape"), [(torch.int32, (3, 5)), (torch.float32, (5, 3)), (torch.float32, (15,))])
+def test_an_item_of_the_same_length_is_another_tensors(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    item = saved_by_torch(tensor_of(torch.float32, (3, 5)))
+    assert common_payload(memoryview(item), dtype, shape) is None
+    assert common_payload(memoryview(item)[:-1], torch.float32, (3, 5)) is None
 
 
 @pytest.mark.parametrize("write", [saved_by_torch, lambda tensor: rezipped(saved_by_torch(tensor))])

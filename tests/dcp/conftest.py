@@ -47,7 +47,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def group(free_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A process group of this process alone, which saves in processes of their own (spawned) need."""
+    """A process group of this process alone, which saves in a process need; that one is there for the test only."""
     for name, value in (
         ("MASTER_ADDR", "127.0.0.1"),
         ("MASTER_PORT", str(free_port)),
@@ -55,6 +55,7 @@ def group(free_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("RANK", "0"),
     ):
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.distributed.checkpoint._async_process_executor._CHECKPOINT_PROCESS", None)
     torch.distributed.init_process_group("gloo")
     yield
     torch.distributed.destroy_process_group()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import warnings
+from collections.abc import Callable
 from typing import IO, Any
 
 import pytest
@@ -374,6 +375,37 @@ def test_planners_that_cast(local: Place, planner: type[DefaultSavePlanner], sha
     local.save(state, planner=planner())
     target = local.load({"w": torch.zeros(shape), "step": None})
     assert same_bits(target, {"w": state["w"].half().float(), "step": 3})  # type: ignore[attr-defined]
+
+
+class Silent(DefaultSavePlanner):
+    """Changes tensors as it saves them, and leaves the metadata as they were."""
+
+    def __init__(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self._change = change
+
+    def transform_object(self, write_item: WriteItem, obj: Any) -> Any:
+        return self._change(super().transform_object(write_item, obj))
+
+
+@pytest.mark.parametrize(("dtype", "other"), [(torch.bfloat16, torch.float16), (torch.float32, torch.int32)])
+@pytest.mark.parametrize("shape", [(3, 5), (400, 500)])
+def test_planners_that_cast_to_what_is_as_large(
+    local: Place, dtype: torch.dtype, other: torch.dtype, shape: tuple[int, int]
+) -> None:
+    """The bytes are those that the metadata prove; the archive says what they mean."""
+    state = {"w": (100 * torch.randn(shape)).to(dtype)}
+    local.save(state, planner=Silent(lambda tensor: tensor.to(other)))
+    target = local.load({"w": torch.zeros(shape, dtype=dtype)})
+    assert same_bits(target, {"w": state["w"].to(other).to(dtype)})
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (400, 500)])
+def test_a_planner_that_transposes_behind_the_metadata_is_told(local: Place, shape: tuple[int, int]) -> None:
+    local.save({"w": torch.randn(shape)}, planner=Silent(lambda tensor: tensor.t().contiguous()))
+    with pytest.raises(CheckpointException) as caught:
+        local.load({"w": torch.zeros(shape)})
+    assert isinstance(failure(caught.value), AiockptError)
 
 
 def test_a_planner_that_changes_shapes_behind_the_metadata_is_told(local: Place) -> None:

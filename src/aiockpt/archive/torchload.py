@@ -181,15 +181,16 @@ def order_of(shape: Sequence[int], stride: Sequence[int]) -> tuple[int, ...] | N
 
 
 def common_payload(item: memoryview, dtype: torch.dtype, shape: Sequence[int]) -> memoryview | None:
-    """Where the payload of a whole item in memory would lie, if it is as long as the common form's; else None.
+    """The payload of a whole item in memory, if it is as long as the common form's, and begins so; else None.
 
-    Nothing is proved: who knows the elements' CRC32 can compare it, and need not look at what is around them.
+    That proves place, dtype, shape and order, and nothing of the payload's bytes: who knows their CRC32 can compare it,
+    and need not look at what follows them.
     """
     frame = _common_frame(dtype, shape)
     if frame is None or frame.item_nbytes != len(item):
         return None
     start = len(frame.head)
-    return item[start : start + frame.payload_nbytes]
+    return item[start : start + frame.payload_nbytes] if bytes(item[:start]) == frame.head else None
 
 
 def payload_of(item: memoryview, dtype: torch.dtype, shape: Sequence[int]) -> tuple[memoryview, int | None]:

@@ -13,6 +13,7 @@ from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
 
+from aiockpt.crc import crc32
 from aiockpt.dcp.proof import ATTRIBUTE, MOST_WHOLE_BYTES, Proof, is_packed_whole, packed_whole
 from aiockpt.dcp.slices import check_slice
 from aiockpt.errors import MetadataError
@@ -88,9 +89,9 @@ class StoredItem(NamedTuple):
         except MetadataError as exc:
             raise MetadataError(f"{self}: {exc}") from exc
 
-    def is_known_by(self, crc: int, nbytes: int) -> bool:
-        """Whether the metadata have this CRC32 for all its ``nbytes`` bytes of elements, row-major, as one block."""
-        return nbytes <= MOST_WHOLE_BYTES and self.crc32s == packed_whole(crc)
+    def is_known_by(self, elements: memoryview) -> bool:
+        """Whether the metadata have the CRC32 of these for all its elements, row-major, as one block."""
+        return len(elements) <= MOST_WHOLE_BYTES and self.crc32s == packed_whole(crc32(elements))
 
     def may_have(self, crc: int, nbytes: int) -> bool:
         """Whether this can be the CRC32 of all its elements, as far as the metadata tell.

@@ -40,8 +40,8 @@ class Loading:
         transforms: stream extensions.
         checksums: whether to compare CRC32s.
         size_of: an object's size; asked for before memory is made because of what is stored.
-        archives: whether the archives of tensors must be whole, too, where the metadata prove the elements in them: for
-            others, who read them with torch.
+        archives: whether all of a tensor's archive must be sound, even where the metadata prove the elements in it: for
+            others, who read it with torch.
         recorder: is told what they do.
         unproven: items that were loaded without, as whoever wrote them noted none (``note_unproven``).
         ring: memory for what is staged.

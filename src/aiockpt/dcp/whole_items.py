@@ -190,12 +190,12 @@ class TogetherItems(Task):
         self._loading.planner.commit_tensor(item.read, target)
 
     def _payload(self, item: StoredItem, stored: memoryview) -> memoryview:
-        """The elements. Where the metadata's CRC32 proves them, nobody needs the archive around them to be sound."""
+        """The elements. Where the metadata's CRC32 proves them, nobody needs the rest of their archive."""
         assert item.dtype is not None
         loading = self._loading
-        if loading.checksums and not loading.archives:
+        if loading.checksums and not loading.archives and item.crc32s is not None:
             payload = common_payload(stored, item.dtype, item.shape)
-            if payload is not None and item.is_known_by(crc32(payload), len(payload)):
+            if payload is not None and item.is_known_by(payload):
                 return payload
         payload, recorded = payload_of(stored, item.dtype, item.shape)
         if loading.checksums:

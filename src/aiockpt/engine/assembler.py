@@ -107,7 +107,7 @@ class PartAssembler:
             self._owners.append(owner)
             self._part_nbytes += len(piece)
             self._room -= len(piece)
-        self._staged += staged_bytes  # as of an arena: until the last part that holds some of it has been sent
+        self._staged += staged_bytes  # the last part that holds some of it releases it, as an arena
         return total
 
     def finish(self) -> None:

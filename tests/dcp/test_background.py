@@ -28,6 +28,7 @@ from dcp.checkpoints import Place, emptied, failure, random_tensor, same_bits
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
 STATE = {"one": random_tensor((11, 256, 1024), torch.float32), "step": 3}
+LARGE = {"one": torch.zeros(96 * MiB, dtype=torch.uint8)}
 SETTINGS: dict[str, Any] = {"part_size": 5 * MiB, "hedge_share": 0.0, "background_share": 100.0}
 
 
@@ -89,21 +90,21 @@ class TellingPlanner(DefaultSavePlanner):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nice values are the process's elsewhere")
 @pytest.mark.usefixtures("group")
-def test_a_process_of_dcp_gives_way_too(local: Place, tmp_path: Path) -> None:
+def test_a_process_of_dcp_gives_way_too(local: Place, local_endpoint: LocalEndpoint, tmp_path: Path) -> None:
     writer, planner = local.writer(**SETTINGS, background_nice=7), TellingPlanner(tmp_path / "nice")
     kind = AsyncCheckpointerType.PROCESS
-    saving: Any = dcp.async_save(STATE, storage_writer=writer, planner=planner, async_checkpointer_type=kind)
+    saving: Any = dcp.async_save(LARGE, storage_writer=writer, planner=planner, async_checkpointer_type=kind)
     saving.result()
     assert int((tmp_path / "nice").read_text()) == nice_of(threading.get_native_id()) + 7
-    assert same_bits(local.load(emptied(STATE)), STATE)
+    assert uploaded_parts(local_endpoint) == 16  # 20 in the foreground, see below
+    assert same_bits(local.load(emptied(LARGE)), LARGE)
 
 
 def test_its_parts_are_large(local: Place, local_endpoint: LocalEndpoint) -> None:
-    state = {"one": torch.zeros(96 * MiB, dtype=torch.uint8)}
     before = uploaded_parts(local_endpoint)
-    local.save(state, "foreground", **SETTINGS)
+    local.save(LARGE, "foreground", **SETTINGS)
     between = uploaded_parts(local_endpoint)
-    save_beside(local, state=state)
+    save_beside(local, state=LARGE)
     assert between - before == 20
     assert uploaded_parts(local_endpoint) - between == 16
 

@@ -360,32 +360,25 @@ class HalfPlanner(DefaultSavePlanner):
         return data if isinstance(data, io.BytesIO) else data.to(torch.float16)
 
 
-class SilentHalfPlanner(DefaultSavePlanner):
-    """Casts as it saves, and leaves the metadata as it was: stock DCP does not notice either."""
-
-    def transform_object(self, write_item: WriteItem, obj: Any) -> Any:
-        obj = super().transform_object(write_item, obj)
-        return obj.to(torch.float16) if write_item.type is WriteItemType.TENSOR else obj
-
-
-@pytest.mark.parametrize("planner", [HalfPlanner, SilentHalfPlanner])
-@pytest.mark.parametrize("shape", [(3, 5), (400, 500)])
-def test_planners_that_cast(local: Place, planner: type[DefaultSavePlanner], shape: tuple[int, int]) -> None:
-    state = {"w": torch.randn(shape), "step": 3}
-    local.save(state, planner=planner())
-    target = local.load({"w": torch.zeros(shape), "step": None})
-    assert same_bits(target, {"w": state["w"].half().float(), "step": 3})  # type: ignore[attr-defined]
-
-
 class Silent(DefaultSavePlanner):
-    """Changes tensors as it saves them, and leaves the metadata as they were."""
+    """Changes tensors as it saves them, and leaves the metadata as they were: stock DCP does not notice either."""
 
     def __init__(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
         self._change = change
 
     def transform_object(self, write_item: WriteItem, obj: Any) -> Any:
-        return self._change(super().transform_object(write_item, obj))
+        obj = super().transform_object(write_item, obj)
+        return self._change(obj) if write_item.type is WriteItemType.TENSOR else obj
+
+
+@pytest.mark.parametrize("planner", [HalfPlanner, lambda: Silent(torch.Tensor.half)])
+@pytest.mark.parametrize("shape", [(3, 5), (400, 500)])
+def test_planners_that_cast(local: Place, planner: Callable[[], DefaultSavePlanner], shape: tuple[int, int]) -> None:
+    state = {"w": torch.randn(shape), "step": 3}
+    local.save(state, planner=planner())
+    target = local.load({"w": torch.zeros(shape), "step": None})
+    assert same_bits(target, {"w": state["w"].half().float(), "step": 3})  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("dtype", "other"), [(torch.bfloat16, torch.float16), (torch.float32, torch.int32)])
@@ -409,11 +402,7 @@ def test_a_planner_that_transposes_behind_the_metadata_is_told(local: Place, sha
 
 
 def test_a_planner_that_changes_shapes_behind_the_metadata_is_told(local: Place) -> None:
-    class Cropping(DefaultSavePlanner):
-        def transform_object(self, write_item: WriteItem, obj: Any) -> Any:
-            return obj[:10].clone()
-
-    local.save({"w": torch.randn(400, 500)}, planner=Cropping())
+    local.save({"w": torch.randn(400, 500)}, planner=Silent(lambda tensor: tensor[:10].clone()))
     with pytest.raises(CheckpointException) as caught:
         local.load({"w": torch.zeros(400, 500)})
     assert isinstance(failure(caught.value), AiockptError)

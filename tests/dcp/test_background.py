@@ -29,6 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
 STATE = {"one": random_tensor((11, 256, 1024), torch.float32), "step": 3}
 LARGE = {"one": torch.zeros(96 * MiB, dtype=torch.uint8)}
+HALVES = {"one": LARGE["one"][: 48 * MiB], "two": LARGE["one"][48 * MiB :]}
 SETTINGS: dict[str, Any] = {"part_size": 5 * MiB, "hedge_share": 0.0, "background_share": 100.0}
 
 
@@ -100,11 +101,12 @@ def test_a_process_of_dcp_gives_way_too(local: Place, local_endpoint: LocalEndpo
     assert same_bits(local.load(emptied(LARGE)), LARGE)
 
 
-def test_its_parts_are_large(local: Place, local_endpoint: LocalEndpoint) -> None:
+@pytest.mark.parametrize("state", [LARGE, HALVES], ids=["1 object", "2 objects"])
+def test_its_parts_are_large(state: dict[str, Any], local: Place, local_endpoint: LocalEndpoint) -> None:
     before = uploaded_parts(local_endpoint)
-    local.save(LARGE, "foreground", **SETTINGS)
+    local.save(state, "foreground", thread_count=len(state), **SETTINGS)
     between = uploaded_parts(local_endpoint)
-    save_beside(local, state=LARGE)
+    save_beside(local, state=state, thread_count=len(state))
     assert between - before == 20
     assert uploaded_parts(local_endpoint) - between == 16
 

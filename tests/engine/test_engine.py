@@ -185,6 +185,7 @@ async def test_requests_are_larger_where_the_thread_is_the_bound(engine: LoopEng
     assert [engine.part_sizes(times * usual)(1) for times in (1, 16, 24, 32, 100)] == [
         usual, usual, usual * 3 // 2, 2 * usual, 2 * usual,
     ]  # fmt: skip
+    assert engine.part_sizes(4 * usual, upload_bytes=24 * usual)(1) == usual * 3 // 2
     assert engine.request_bytes(100 * usual) == 4 * usual
     assert engine.part_sizes(None)(1) == usual
 

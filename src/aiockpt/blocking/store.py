@@ -158,12 +158,17 @@ class Store:
             yield download
 
     @contextmanager
-    def upload(self) -> Iterator[BlockingUpload]:
-        """An upload to feed from this thread; leaving the block with an exception aborts it."""
+    def upload(self, total_bytes: int | None = None) -> Iterator[BlockingUpload]:
+        """An upload to feed from this thread; leaving the block with an exception aborts it.
+
+        ``total_bytes``: of all of its objects, or about that, if it is known.
+        """
         threads = self.threads
         with (
             session(),
             self.lease() as lease,
-            BlockingUpload(lease.bridge, lease.engine, threads.pauses(), few_parts=threads.few_parts) as upload,
+            BlockingUpload(
+                lease.bridge, lease.engine, threads.pauses(), few_parts=threads.few_parts, total_bytes=total_bytes
+            ) as upload,
         ):
             yield upload

@@ -24,14 +24,23 @@ from aiockpt.model import ANYTHING, ObjectId, Replaces
 class BlockingUpload:
     """See the module. A context manager for one thread; made by ``Store.upload``.
 
-    Before each part it asks ``pause_s`` how long to pause; ``few_parts``: see ``plan.parts``.
+    Before each part it asks ``pause_s`` how long to pause; ``few_parts``: see ``plan.parts``; ``total_bytes``: of all
+    objects together, if that is known.
 
     Leaving the block waits until every object stands; leaving it with an exception aborts those that do not.
     """
 
-    def __init__(self, bridge: Bridge, engine: LoopEngine, pause_s: Callable[[], float], *, few_parts: bool) -> None:
+    def __init__(
+        self,
+        bridge: Bridge,
+        engine: LoopEngine,
+        pause_s: Callable[[], float],
+        *,
+        few_parts: bool,
+        total_bytes: int | None,
+    ) -> None:
         self.engine = engine
-        self.part_sizes = partial(engine.part_sizes, few=few_parts)
+        self.part_sizes = partial(engine.part_sizes, few=few_parts, upload_bytes=total_bytes)
         self._bridge = bridge
         self._pause_s = pause_s
         self._staging = Staging(engine.budget)

@@ -119,7 +119,7 @@ class SavePipeline:
         """
         sizes = [file.estimated_nbytes() for file in likely]
         done: list[tuple[FilePlan, int, list[WriteResult]]] = []
-        with self._store.upload() as upload:
+        with self._store.upload(sum(sizes)) as upload:
             self._sessions.append(upload.stats)
             self._expect(sum(sizes))
             for file, writer in self._begin(upload, likely, named, sizes):

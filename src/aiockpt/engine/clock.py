@@ -30,7 +30,7 @@ class LoopClock:
 
     def now(self) -> float:
         """See ``Clock``."""
-        return anyio.current_time()
+        return asyncio.get_running_loop().time()
 
     async def sleep(self, delay_s: float) -> None:
         """See ``Clock``."""

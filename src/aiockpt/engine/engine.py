@@ -317,14 +317,19 @@ class LoopEngine:
         """Whether what is written is sent with its CRC32, for the service to check."""
         return self.config.checksum == "crc32"
 
-    def part_sizes(self, total_bytes: int | None, *, few: bool = False) -> Callable[[int], int]:
-        """The size of each part (numbered from 1) of an object of ``total_bytes``; None: not known."""
+    def part_sizes(
+        self, total_bytes: int | None, *, few: bool = False, upload_bytes: int | None = None
+    ) -> Callable[[int], int]:
+        """The size of each part (numbered from 1) of an object of ``total_bytes``; None: not known.
+
+        ``few``: see ``plan.parts``; ``upload_bytes``: of all objects that share the link with it.
+        """
         preferred = self.config.part_size
         if total_bytes is None:
             return partial(part_bytes_at, preferred=preferred)
         if few or self.put_control.busy:
             largest = LARGE_PART_BYTES if few else preferred * MOST_TIMES
-            preferred = large_part_bytes(total_bytes, preferred, largest)
+            preferred = large_part_bytes(max(total_bytes, upload_bytes or 0), preferred, largest)
         size = part_bytes(total_bytes, preferred)
         return lambda _: size
 

@@ -21,7 +21,7 @@ MAX_OBJECT_BYTES = MAX_PARTS * MAX_PART_BYTES
 #: of them in memory.
 PARTS_PER_DOUBLING = 900
 
-#: Where parts should be few, an object is of as many as keep a link busy that is shared among connections: each costs
+#: Where parts should be few, an upload is of as many as keep a link busy that is shared among connections: each costs
 #: 0.5 ms of Python, and more where transfers empty the caches; no other thread of the process runs any meanwhile.
 FEW_PARTS = 16
 

@@ -118,10 +118,11 @@ class SavePipeline:
             ValueError: a tensor is sparse, or has no elements.
         """
         sizes = [file.estimated_nbytes() for file in likely]
+        total_bytes = sum(sizes)
         done: list[tuple[FilePlan, int, list[WriteResult]]] = []
-        with self._store.upload(sum(sizes)) as upload:
+        with self._store.upload(total_bytes) as upload:
             self._sessions.append(upload.stats)
-            self._expect(sum(sizes))
+            self._expect(total_bytes)
             for file, writer in self._begin(upload, likely, named, sizes):
                 with self._recorder.phase(Phase.STAGING):
                     results = self._write_file(writer, file)

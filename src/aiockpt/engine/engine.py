@@ -322,14 +322,14 @@ class LoopEngine:
     ) -> Callable[[int], int]:
         """The size of each part (numbered from 1) of an object of ``total_bytes``; None: not known.
 
-        ``few``: see ``plan.parts``; ``upload_bytes``: of all objects that share the link with it.
+        ``few``: see ``plan.parts``; ``upload_bytes``: of all objects that share the link with it, itself among them.
         """
         preferred = self.config.part_size
         if total_bytes is None:
             return partial(part_bytes_at, preferred=preferred)
         if few or self.put_control.busy:
             largest = LARGE_PART_BYTES if few else preferred * MOST_TIMES
-            preferred = large_part_bytes(max(total_bytes, upload_bytes or 0), preferred, largest)
+            preferred = large_part_bytes(upload_bytes or total_bytes, preferred, largest)
         size = part_bytes(total_bytes, preferred)
         return lambda _: size
 

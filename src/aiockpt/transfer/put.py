@@ -79,7 +79,7 @@ def put(source: Source, contents: Contents, store: Store, base: ObjectId, on_byt
         ShortRead: a file has become shorter.
         OSError, S3Exception: it cannot be read, or written.
     """
-    with store.upload(sum(file.nbytes for file in contents.data)) as upload:
+    with store.upload(contents.nbytes) as upload:
         for file in contents.data:
             writer = upload.object(base / file.path, total_bytes=file.nbytes)
             for block in source.blocks(file, writer.reserve):

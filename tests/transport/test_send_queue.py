@@ -5,6 +5,7 @@ import select
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -109,6 +110,7 @@ def test_the_round_trip_is_the_kernels(pair: tuple[socket.socket, socket.socket]
         assert round_trip_s(alone) == math.inf
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="others do not tell how far the peer is")
 @pytest.mark.parametrize("far", [0.1, 1.01, 100, math.inf])
 def test_it_is_short_where_the_peer_is_near(
     pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, far: float
@@ -116,5 +118,6 @@ def test_it_is_short_where_the_peer_is_near(
     before = most_held(pair[0])
     monkeypatch.setattr(send_queue, "round_trip_s", lambda _: far * SHORT_ROUND_TRIP_S)
     queue = SendQueue(pair[0].dup())
-    assert most_held(pair[0]) == (SHORT_QUEUE_BYTES if far < 1 else before)
+    most = 2 * int(Path("/proc/sys/net/core/wmem_max").read_text())
+    assert most_held(pair[0]) == (min(SHORT_QUEUE_BYTES, most) if far < 1 else before)
     queue.close()

@@ -18,9 +18,9 @@ from contextlib import suppress
 from aiockpt.model import MiB
 
 #: What the kernel may hold of one connection, where that fills the link. Its own bound grows to 4 MiB (tcp_wmem), and
-#: with many connections that has left the caches before anybody reads it: over loopback a save then took a fifth more
-#: CPU time, and its server an eighth. Beside this a save took 7 % more with 512 KiB, since a loop is woken twice as
-#: often, and 13 % with 2 MiB (AMD EPYC, 32 MiB of cache). Linux gives less where net.core.wmem_max is less than half.
+#: with many connections that has left the caches before anybody reads it: over loopback a save took a fifth more CPU
+#: time than with 512 KiB (Intel Xeon), and its server an eighth. With 1 MiB it takes 7 % less than with 512 KiB, since
+#: the loop is woken half as often, and with 2 MiB 6 % more (AMD EPYC). The kernel grants twice net.core.wmem_max.
 SHORT_QUEUE_BYTES = MiB
 
 #: Round trips in which 10 Gbit/s, more than one connection carries, fit into such a queue. Over longer ones, as to

@@ -7,7 +7,7 @@ stay inside the checkpoint.
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -24,8 +24,6 @@ from aiockpt.dcp.collector import collector_paused
 from aiockpt.dcp.pickling import pickled
 from aiockpt.dcp.unpickling import SafeUnpickler
 from aiockpt.errors import MetadataError
-
-_Reduced = tuple[Callable[..., object], tuple[type, ...], dict[str, object]]
 
 #: What follows the pickle in our metadata, after its CRC32 in hexadecimal digits. As four bytes it would make the CRC32
 #: of the whole the same for all metadata of one length, and who compares objects by that would take one for another.

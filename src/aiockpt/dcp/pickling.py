@@ -1,11 +1,12 @@
 """Pickling a checkpoint's metadata, as stock DCP unpickles them.
 
-Metadata have four objects for each tensor, of which there may be 50,000, all much alike. Python's pickler looks at each
-of them anew. So it is given what they share, and what is rare; for tensors and places the opcodes are made once for all
-of one form, and only what differs is filled in. Equal sizes, chunks and tensor properties are written once and shared
-by who loads them, so the pickle is shorter, too.
+Metadata have five objects for each tensor, of which there may be 50,000, all much alike. Python's pickler looks at each
+of them anew. So it is given what they share, and what is rare; for the rest, opcodes are made once for all of one form,
+and only what differs is filled in. Equal sizes, chunks and tensor properties are written once and shared by who loads
+them, so the pickle is shorter, too.
 
-Objects of other classes are left to the pickler: slower, as right.
+Written is what the classes of DCP have, and a place's proof; what else somebody has set on their instances is not. Of
+other classes the pickler writes everything: slower, as right.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from torch.distributed.checkpoint.metadata import (
 
 from aiockpt.dcp.proof import ATTRIBUTE
 
-#: What opcodes are put together for, with all that there is to write of it.
+#: The classes of what is written by form, with all that they have.
 _ATTRIBUTES: dict[type, tuple[str, ...]] = {
     BytesStorageMetadata: (),
     TensorStorageMetadata: ("properties", "size", "chunks"),
@@ -46,7 +47,7 @@ def _are_as_foreseen() -> bool:
     return all(names == tuple(field.name for field in fields(kind)) for kind, names in _ATTRIBUTES.items())
 
 
-#: Nothing, if another version of torch has more to write of any.
+#: Those whose instances are written so: none, if another version of torch has others.
 _FORESEEN = frozenset(_ATTRIBUTES) if _are_as_foreseen() else frozenset[type]()
 
 _properties = attrgetter(*_ATTRIBUTES[TensorProperties])
@@ -54,9 +55,9 @@ _bounds = attrgetter(*_ATTRIBUTES[ChunkStorageMetadata])
 _index = attrgetter(*_ATTRIBUTES[MetadataIndex])
 _place = attrgetter(*_ATTRIBUTES[_StorageInfo])
 
-#: Opcodes: behind a class EMPTY_TUPLE NEWOBJ, then EMPTY_DICT MARK, names and values, SETITEMS BUILD.
-_NEW, _STATE, _BUILD = b")\x81", b"}(", b"ub"
-_DICT, _SETITEMS, _LIST, _APPENDS = b"}(", b"u", b"](", b"e"
+#: Opcodes. An instance: its class, EMPTY_TUPLE NEWOBJ, EMPTY_DICT MARK, names and values, SETITEMS BUILD.
+_NEW, _DICT, _SETITEMS, _BUILD = b")\x81", b"}(", b"u", b"ub"
+_LIST, _APPENDS = b"](", b"e"
 _NONE, _POP, _MARK_POP, _STOP = b"N", b"0", b"(0", b"."
 
 _Form = tuple[object, ...]
@@ -70,7 +71,7 @@ def pickled(metadata: Metadata) -> bytes:
     pickler = _Pickler()
     made = [pickler.remember(_parts(metadata, models.values())), pickler.remember_names(tensors)]
     known: dict[_Form | None, bytes] = {form: _opcodes_of(model, pickler.recall) for form, model in models.items()}
-    made += pickler.recall[type(metadata)], _NEW, _STATE
+    made += pickler.recall[type(metadata)], _NEW, _DICT
     for name, value in vars(metadata).items():
         made.append(pickler.opcodes(name))
         if value is tensors:
@@ -86,7 +87,7 @@ class _Pickler:
     """Python's pickler, between whose opcodes others may stand.
 
     Attributes:
-        recall: the opcodes that push what has been remembered, by its key; None has some from the first.
+        recall: opcodes that push what has been remembered, by its key. None's are there from the start.
     """
 
     def __init__(self) -> None:
@@ -96,21 +97,25 @@ class _Pickler:
         self.recall: dict[object, bytes] = {None: _NONE}
 
     def opcodes(self, value: object) -> bytes:
-        """Those that push a value. STOP, which counts in its frame's length, gives way to two that undo each other."""
+        """The opcodes that push a value.
+
+        A frame's length counts its STOP, in whose place stands MARK; POP behind the frame undoes it.
+        """
         self._file.seek(0)
         self._file.truncate()
         self._pickler.dump(value)
         return self._file.getvalue().removesuffix(_STOP) + _MARK_POP
 
     def remember(self, parts: Mapping[object, object]) -> bytes:
-        """Those that push nothing, but let parts be recalled by their keys from then on."""
+        """Opcodes that push nothing, but let parts be recalled by their keys from then on."""
         made = self.opcodes(list(parts.values()))
         self._memo = self._pickler.memo.copy()
-        self.recall |= {key: _get(self._memo[id(part)][0]) for key, part in parts.items()}
+        for key, part in parts.items():  # a few, as (), are not kept in the memo
+            self.recall[key] = _get(self._memo[id(part)][0]) if id(part) in self._memo else self.opcodes(part)
         return made + _POP
 
     def remember_names(self, names: Iterable[str]) -> bytes:
-        """Likewise, thousands of them, by counting: each that is not in the memo yet gets its next index."""
+        """Likewise, thousands, without looking each up in the memo: a string that is new to it gets the next index."""
         new = [name for name in names if type(name) is str and id(name) not in self._memo and name not in self.recall]
         first = len(self._memo) + 1  # behind that of the list
         self.recall |= zip(new, map(_get, count(first)), strict=False)
@@ -136,9 +141,11 @@ def _parts(metadata: Metadata, models: Iterable[Any]) -> dict[object, object]:
     parts |= {index.offset: index.offset for index in places if index.offset is not None}
     for model in models:
         if type(model) is TensorStorageMetadata:
-            parts |= {model.size: model.size, _properties(model.properties): model.properties}
-            for chunk in model.chunks:
-                parts[_bounds(chunk)] = ChunkStorageMetadata(*(parts.setdefault(size, size) for size in _bounds(chunk)))
+            parts.setdefault(model.size, model.size)
+            parts[_properties(model.properties)] = model.properties
+            for chunk in model.chunks:  # made anew, of sizes that are shared
+                offsets, sizes = bounds = _bounds(chunk)
+                parts[bounds] = ChunkStorageMetadata(parts.setdefault(offsets, offsets), parts.setdefault(sizes, sizes))
     return parts
 
 
@@ -150,42 +157,42 @@ def _described(tensors: Mapping[str, object], known: Iterable[bytes | None], pic
 
 
 def _opcodes_of(model: Any, recall: Mapping[object, bytes]) -> bytes:
-    """Those that push a tensor's metadata, for all of its form."""
+    """Opcodes that push what is said of a tensor, for all of its form."""
     new = recall[type(model)] + _NEW
     if type(model) is BytesStorageMetadata:
         return new
     chunks = b"".join(recall[_bounds(chunk)] for chunk in model.chunks)
     values = recall[_properties(model.properties)], recall[model.size], _LIST + chunks + _APPENDS
     names = (recall[name] for name in _ATTRIBUTES[TensorStorageMetadata])
-    return b"".join((new, _STATE, *chain(*zip(names, values, strict=True)), _BUILD))
+    return b"".join((new, _DICT, *chain(*zip(names, values, strict=True)), _BUILD))
 
 
 def _placed(places: Mapping[MetadataIndex, _StorageInfo], pickler: _Pickler) -> Iterator[bytes]:
     """Opcodes that push indices and places in turn."""
     recall = pickler.recall
-    crc32s = recall[ATTRIBUTE]
     templates: dict[object, bytes] = {}
     for index, place in places.items():
-        name, start, number = _index(index)
-        path, offset, nbytes, transforms = _place(place)
-        fqn = recall.get(name)
-        if fqn is None or transforms is not None or type(index) not in _FORESEEN or type(place) not in _FORESEEN:
+        if type(index) not in _FORESEEN or type(place) not in _FORESEEN:
             yield pickler.opcodes(index) + pickler.opcodes(place)
             continue
+        name, start, number = _index(index)
+        path, offset, nbytes, transforms = _place(place)
         if (template := templates.get((path, start))) is None:
             template = templates[path, start] = _template(path, start, recall)
-        proof = getattr(place, ATTRIBUTE, None)
-        noted = b"" if proof is None else crc32s + _bytes(proof)
-        yield template % (fqn, _int(number), _int(offset), _int(nbytes), noted)
+        fqn = recall.get(name) or pickler.opcodes(name)
+        more = b"" if transforms is None else recall["transform_descriptors"] + pickler.opcodes(transforms)
+        if (proof := getattr(place, ATTRIBUTE, None)) is not None:
+            more += recall[ATTRIBUTE] + _bytes(proof)
+        yield template % (fqn, _int(number), _int(offset), _int(nbytes), more)
 
 
 def _template(path: str, start: torch.Size | None, recall: Mapping[object, bytes]) -> bytes:
-    """Opcodes for an index and its place; to be filled in: name, number, offset, length, and what else is noted."""
+    """Opcodes for an index and its place; to be filled in: name, number, offset, length, and what else there is."""
     gap = None
     pieces = (
-        *(recall[MetadataIndex], _NEW, _STATE),
+        *(recall[MetadataIndex], _NEW, _DICT),
         *(recall["fqn"], gap, recall["offset"], recall[start], recall["index"], gap, _BUILD),
-        *(recall[_StorageInfo], _NEW, _STATE),
+        *(recall[_StorageInfo], _NEW, _DICT),
         *(recall["relative_path"], recall[path], recall["offset"], gap, recall["length"], gap, gap, _BUILD),
     )
     return b"".join(b"%b" if piece is gap else piece.replace(b"%", b"%%") for piece in pieces)

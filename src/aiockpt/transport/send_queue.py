@@ -19,12 +19,13 @@ from aiockpt.model import MiB
 
 #: What the kernel may hold of one connection, where that fills the link. Its own bound grows to 4 MiB (tcp_wmem), and
 #: with many connections that has left the caches before anybody reads it: over loopback a save took a fifth more CPU
-#: time than with 512 KiB (Intel Xeon), and its server an eighth. With 1 MiB it takes 7 % less than with 512 KiB, since
-#: the loop is woken half as often, and with 2 MiB 6 % more (AMD EPYC). The kernel grants twice net.core.wmem_max.
+#: time than with 512 KiB (Intel Xeon), and its server an eighth. Beside 512 KiB it takes 7 % less with 1 MiB, since the
+#: loop is woken half as often, and 6 % more with 2 MiB (AMD EPYC). The kernel grants at most twice net.core.wmem_max.
 SHORT_QUEUE_BYTES = MiB
 
-#: Round trips in which 10 Gbit/s, more than one connection carries, fit into such a queue. Over longer ones, as to
-#: another zone, a connection needs more on its way, and is left to the kernel's bound.
+#: Round trips in which 10 Gbit/s, more than one connection carries, fit into such a queue; 4 Gbit/s, where the kernel
+#: grants the 416 KiB of its default. Over longer ones, as to another zone, a connection needs more on its way, and is
+#: left to the kernel's bound.
 SHORT_ROUND_TRIP_S = SHORT_QUEUE_BYTES * 8 / 10e9
 
 #: Where ``tcpi_rtt`` lies in Linux's ``struct tcp_info`` (linux/tcp.h), in microseconds: behind 8 bytes and 15 numbers.

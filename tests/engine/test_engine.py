@@ -28,6 +28,7 @@ from aiockpt.errors import (
     TLSError,
 )
 from aiockpt.model import ANYTHING, NOTHING, ByteRange, MiB, ObjectId
+from aiockpt.plan.parts import LARGE_PART_BYTES
 from aiockpt.s3.control import ListedObject
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
 from servers.base import S3Server
@@ -180,14 +181,19 @@ async def test_put_takes_any_memory(engine: LoopEngine, local_bucket: str, views
 
 async def test_requests_are_larger_where_the_thread_is_the_bound(engine: LoopEngine) -> None:
     usual = engine.config.part_size
-    assert engine.part_sizes(100 * usual)(1) == usual
+    most = LARGE_PART_BYTES
+
+    def size(total_bytes: int | None, upload_bytes: int | None = None) -> int:
+        return engine.part_sizes(total_bytes, upload_bytes=upload_bytes).at(1)
+
+    assert size(100 * usual) == usual
     engine.put_control.busy = engine.get_control.busy = True
-    assert [engine.part_sizes(times * usual)(1) for times in (1, 16, 24, 32, 100)] == [
-        usual, usual, usual * 3 // 2, 2 * usual, 2 * usual,
-    ]  # fmt: skip
-    assert engine.part_sizes(4 * usual, upload_bytes=24 * usual)(1) == usual * 3 // 2
+    assert [size(times * usual) for times in (1, 16, 24, 32)] == [usual, usual, usual * 3 // 2, 2 * usual]
+    assert size(16 * most) == size(100 * most) == most
+    assert size(4 * usual, upload_bytes=24 * usual) == usual * 3 // 2
+    assert engine.part_sizes(100 * most).copied == 2 * usual
     assert engine.request_bytes(100 * usual) == 4 * usual
-    assert engine.part_sizes(None)(1) == usual
+    assert size(None) == usual
 
 
 async def test_many_tasks_share_an_engine(engine: LoopEngine, local_bucket: str) -> None:

@@ -13,9 +13,9 @@ from aiockpt.plan.parts import (
     MIN_PART_BYTES,
     check_part_size,
     copy_parts,
-    large_part_bytes,
     part_bytes,
     part_bytes_at,
+    part_sizes,
 )
 
 TiB = 1024 * GiB
@@ -27,18 +27,45 @@ def test_part_sizes_within_the_limits_pass(size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("total", "preferred", "largest", "size"),
+    ("total", "preferred", "few_of", "size", "copied"),
     [
-        (1, 5 * MiB, 32 * MiB, 5 * MiB),
-        (160 * MiB, 5 * MiB, 32 * MiB, 10 * MiB),
-        (GiB, 8 * MiB, 32 * MiB, 32 * MiB),
-        (GiB, 8 * MiB, 16 * MiB, 16 * MiB),
-        (TiB, GiB, 32 * MiB, GiB),
-        (TiB, 4 * GiB, 8 * GiB, MAX_PART_BYTES),
+        (GiB, 8 * MiB, 0, 8 * MiB, 16 * MiB),
+        (1, 5 * MiB, 1, 5 * MiB, 10 * MiB),
+        (160 * MiB, 5 * MiB, 160 * MiB, 10 * MiB, 10 * MiB),
+        (40 * MiB, 5 * MiB, 160 * MiB, 10 * MiB, 10 * MiB),
+        (GiB, 8 * MiB, GiB, 32 * MiB, 16 * MiB),
+        (TiB, 8 * MiB, TiB, 105 * MiB, 105 * MiB),
+        (TiB, GiB, TiB, GiB, 2 * GiB),
+        (TiB, 4 * GiB, TiB, 4 * GiB, MAX_PART_BYTES),
     ],
 )
-def test_parts_are_large_where_they_should_be_few(total: int, preferred: int, largest: int, size: int) -> None:
-    assert large_part_bytes(total, preferred, largest) == size
+def test_parts_are_large_where_they_should_be_few(
+    total: int, preferred: int, few_of: int, size: int, copied: int
+) -> None:
+    sizes = part_sizes(total, preferred, few_of=few_of)
+    assert (sizes.at(1), sizes.at(MAX_PARTS), sizes.copied) == (size, size, copied)
+
+
+@given(
+    total=st.integers(0, MAX_OBJECT_BYTES),
+    preferred=st.integers(MIN_PART_BYTES, MAX_PART_BYTES),
+    others=st.integers(0, MAX_OBJECT_BYTES),
+)
+def test_whatever_ends_a_part_10000_do(total: int, preferred: int, others: int) -> None:
+    sizes = part_sizes(total, preferred, few_of=total + others)
+    least = min(sizes.at(1), sizes.copied)
+    check_part_size(least)
+    assert -(-total // least) <= MAX_PARTS
+
+
+def test_copies_made_and_sent_in_turn_may_fill_a_part() -> None:
+    assert part_sizes(GiB, 8 * MiB, few_of=GiB, in_turn=True).copied == MAX_PART_BYTES
+
+
+def test_parts_of_an_object_of_unknown_size_grow() -> None:
+    sizes = part_sizes(None, 8 * MiB, few_of=TiB)
+    assert (sizes.at(1), sizes.at(MAX_PARTS)) == (8 * MiB, part_bytes_at(MAX_PARTS, 8 * MiB))
+    assert sizes.copied == MAX_PART_BYTES
 
 
 @pytest.mark.parametrize("size", [-1, 0, MIN_PART_BYTES - 1, MAX_PART_BYTES + 1])

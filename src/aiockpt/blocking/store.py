@@ -42,13 +42,13 @@ class Threads:
         name: of the first one; those that serve it (``config.loop_threads``) have a number behind it.
         nice: how much they give way to others; see ``give_way``.
         share: CPU seconds that an upload may take in a second, its own thread's included.
-        few_parts: whether its objects are to be of few parts; see ``plan.parts``.
+        in_background: whether something else goes on beside an upload; see ``LoopEngine.part_sizes``.
     """
 
     name: str = FOREGROUND
     nice: int = 0
     share: float = math.inf
-    few_parts: bool = False
+    in_background: bool = False
 
     def bridge(self, behind: str = "") -> Bridge:
         """The bridge to one of them."""
@@ -84,7 +84,8 @@ class Store:
     def in_background(self) -> Store:
         """The same for a save beside something else: on threads that give way, within its share, in larger parts."""
         nice = self.config.background_nice
-        return replace(self, threads=Threads(f"background-{nice}", nice, self.config.background_share, few_parts=True))
+        threads = Threads(f"background-{nice}", nice, self.config.background_share, in_background=True)
+        return replace(self, threads=threads)
 
     @contextmanager
     def lease(self) -> Iterator[Lease]:
@@ -168,7 +169,11 @@ class Store:
             session(),
             self.lease() as lease,
             BlockingUpload(
-                lease.bridge, lease.engine, threads.pauses(), few_parts=threads.few_parts, total_bytes=total_bytes
+                lease.bridge,
+                lease.engine,
+                threads.pauses(),
+                in_background=threads.in_background,
+                total_bytes=total_bytes,
             ) as upload,
         ):
             yield upload

@@ -24,8 +24,8 @@ from aiockpt.model import ANYTHING, ObjectId, Replaces
 class BlockingUpload:
     """See the module. A context manager for one thread; made by ``Store.upload``.
 
-    Before each part it asks ``pause_s`` how long to pause; ``few_parts``: see ``plan.parts``; ``total_bytes``: of all
-    objects together, if that is known.
+    Before each part it asks ``pause_s`` how long to pause. ``in_background``: whether something else goes on beside it;
+    ``total_bytes``: of all objects together, if that is known: see ``LoopEngine.part_sizes``.
 
     Leaving the block waits until every object stands; leaving it with an exception aborts those that do not.
     """
@@ -36,11 +36,11 @@ class BlockingUpload:
         engine: LoopEngine,
         pause_s: Callable[[], float],
         *,
-        few_parts: bool,
+        in_background: bool,
         total_bytes: int | None,
     ) -> None:
         self.engine = engine
-        self.part_sizes = partial(engine.part_sizes, few=few_parts, upload_bytes=total_bytes)
+        self.part_sizes = partial(engine.part_sizes, in_background=in_background, upload_bytes=total_bytes)
         self._bridge = bridge
         self._pause_s = pause_s
         self._staging = Staging(engine.budget)
@@ -126,9 +126,9 @@ class ObjectWriter:
         self._upload = upload
         self._outgoing = outgoing
         self._held: list[OutgoingPart] = []  # the first part, which is sent only once it is known whether more follow
-        part_bytes = upload.part_sizes(total_bytes)
-        self._assembler = PartAssembler(part_bytes, self._take, upload.reserve)
-        self._has_parts = total_bytes is not None and total_bytes > part_bytes(1)
+        sizes = upload.part_sizes(total_bytes)
+        self._assembler = PartAssembler(sizes, self._take, upload.reserve)
+        self._has_parts = total_bytes is not None and total_bytes > sizes.at(1)
         if self._has_parts:
             upload.call_soon(outgoing.expect_parts)
 

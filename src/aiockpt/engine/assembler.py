@@ -11,6 +11,7 @@ from collections.abc import Callable
 from aiockpt.crc import BlockCrcs, crc32, crc32_combine
 from aiockpt.engine.upload import OutgoingPart
 from aiockpt.model import KiB, MiB
+from aiockpt.plan.parts import PartSizes
 from aiockpt.s3.bulk import Payload
 
 #: Views below this are copied together: a copy of 64 KiB takes some 5 µs, about what a separate ``write`` to the
@@ -25,7 +26,7 @@ class PartAssembler:
     """Cuts what is written into parts and submits each as soon as it is full.
 
     Args:
-        part_bytes: the size of part ``n`` (from 1).
+        sizes: of the parts.
         submit: takes each part, in order.
         reserve: called before an arena of ``n`` bytes is made; the last part that holds some of an arena says so in its
             ``staged_bytes``, for them to be released.
@@ -37,11 +38,11 @@ class PartAssembler:
 
     def __init__(
         self,
-        part_bytes: Callable[[int], int],
+        sizes: PartSizes,
         submit: Callable[[OutgoingPart], None],
         reserve: Callable[[int], None],
     ) -> None:
-        self._part_bytes = part_bytes
+        self._sizes = sizes
         self._submit = submit
         self._reserve = reserve
         self._arena = memoryview(bytearray())
@@ -96,6 +97,8 @@ class PartAssembler:
         them have been sent. ``staged_bytes``: what the caller has reserved for it, if it is a copy.
         """
         total = 0
+        if staged_bytes:
+            self._begin_copy()
         while len(view):
             if not self._room:
                 self._end_part()
@@ -106,6 +109,7 @@ class PartAssembler:
             self._add(piece, crc)
             self._owners.append(owner)
             self._part_nbytes += len(piece)
+            self._part_copied += len(piece) if staged_bytes else 0
             self._room -= len(piece)
         self._staged += staged_bytes  # the last part that holds some of it releases it, as an arena
         return total
@@ -124,9 +128,9 @@ class PartAssembler:
 
     def _begin_part(self) -> None:
         self._number += 1
-        self._room = self._part_bytes(self._number)
+        self._room = self._sizes.at(self._number)
         self._views, self._owners = [], []
-        self._part_nbytes = self._part_crc = self._staged = 0
+        self._part_nbytes = self._part_crc = self._part_copied = self._staged = 0
 
     def _end_part(self) -> None:
         self._submit_part()
@@ -140,9 +144,15 @@ class PartAssembler:
         self._part_nbytes = 0
         self._submit(OutgoingPart(self._number, payload, self._owners, self._staged))
 
+    def _begin_copy(self) -> None:
+        """End a part that has enough copies; what is referred to still fills it up."""
+        if self._part_copied >= self._sizes.copied:
+            self._end_part()
+
     def _new_arena(self) -> None:
         self._end_run()
         self._staged += len(self._arena)
+        self._begin_copy()
         self._reserve(ARENA_BYTES)
         self._arena = memoryview(bytearray(ARENA_BYTES))
         self._run_start = self._run_end = 0
@@ -152,6 +162,7 @@ class PartAssembler:
         if self._run_end > self._run_start:
             run = self._arena[self._run_start : self._run_end]
             self._add(run, crc32(run))
+            self._part_copied += len(run)
             self._run_start = self._run_end
 
     def _add(self, view: memoryview, crc: int) -> None:

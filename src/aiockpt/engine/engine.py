@@ -10,7 +10,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import datetime
 from functools import partial
@@ -35,9 +35,9 @@ from aiockpt.observe.otel import watch_if_used
 from aiockpt.observe.trace import trace_process
 from aiockpt.plan.concurrency import ConcurrencyController, start_connections
 from aiockpt.plan.hedge import HedgeController, Judge, slow_part, slow_read
-from aiockpt.plan.parts import LARGE_PART_BYTES, check_part_size, large_part_bytes, part_bytes, part_bytes_at
+from aiockpt.plan.parts import PartSizes, check_part_size, part_sizes
 from aiockpt.plan.prefixes import PrefixLimits, prefix_of
-from aiockpt.plan.request_size import MOST_TIMES, request_bytes_around
+from aiockpt.plan.request_size import request_bytes_around
 from aiockpt.plan.retry import Backoff, Operation, RetryBudget, RetryPolicy
 from aiockpt.s3.client import S3Client
 from aiockpt.s3.control import ListedObject, ListedPart, PendingUpload
@@ -318,20 +318,15 @@ class LoopEngine:
         return self.config.checksum == "crc32"
 
     def part_sizes(
-        self, total_bytes: int | None, *, few: bool = False, upload_bytes: int | None = None
-    ) -> Callable[[int], int]:
-        """The size of each part (numbered from 1) of an object of ``total_bytes``; None: not known.
+        self, total_bytes: int | None, *, in_background: bool = False, upload_bytes: int | None = None
+    ) -> PartSizes:
+        """The sizes of the parts of an object of ``total_bytes``; None: not known.
 
-        ``few``: see ``plan.parts``; ``upload_bytes``: of all objects that share the link with it, itself among them.
+        ``upload_bytes``: of all objects that share the link with it, itself among them. They are few where the thread
+        is the bound, and in the background, where it is to hold Python's lock for little.
         """
-        preferred = self.config.part_size
-        if total_bytes is None:
-            return partial(part_bytes_at, preferred=preferred)
-        if few or self.put_control.busy:
-            largest = LARGE_PART_BYTES if few else preferred * MOST_TIMES
-            preferred = large_part_bytes(upload_bytes or total_bytes, preferred, largest)
-        size = part_bytes(total_bytes, preferred)
-        return lambda _: size
+        few_of = (upload_bytes or total_bytes or 0) if in_background or self.put_control.busy else 0
+        return part_sizes(total_bytes, self.config.part_size, few_of=few_of, in_turn=in_background)
 
     def request_bytes(self, total_bytes: int) -> int:
         """How large the range requests for ``total_bytes`` should be."""

@@ -7,6 +7,10 @@ smaller. Their product, 48.8 TiB, is the largest object (5 TiB until December 20
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
 from aiockpt.errors import ConfigError
 from aiockpt.model import ByteRange, GiB, MiB
 
@@ -25,8 +29,24 @@ PARTS_PER_DOUBLING = 900
 #: 0.5 ms of Python, and more where transfers empty the caches; no other thread of the process runs any meanwhile.
 FEW_PARTS = 16
 
-#: Most for a part that is larger than preferred, where nobody waits for it.
+#: Most for a part that is larger than preferred.
 LARGE_PART_BYTES = 32 * MiB
+
+#: So many times the preferred size of copies ends a part: they take staging memory until it has been sent, and the
+#: next part's are to be made meanwhile.
+COPIED_TIMES = 2
+
+
+class PartSizes(NamedTuple):
+    """How large the parts of an object become.
+
+    Attributes:
+        at: the size of each part, numbered from 1.
+        copied: a part ends sooner when so many of its bytes are copies, none of which is begun after that.
+    """
+
+    at: Callable[[int], int]
+    copied: int
 
 
 def check_part_size(part_size: int) -> None:
@@ -59,9 +79,23 @@ def part_bytes(total_bytes: int | None, preferred: int) -> int:
     return -(-total_bytes // (MAX_PARTS * MiB)) * MiB
 
 
-def large_part_bytes(total_bytes: int, preferred: int, largest: int) -> int:
-    """The size of parts to prefer where parts should be few (see ``FEW_PARTS``): from ``preferred`` to ``largest``."""
-    return max(preferred, min(largest, MAX_PART_BYTES, total_bytes // FEW_PARTS))
+def part_sizes(total_bytes: int | None, preferred: int, *, few_of: int = 0, in_turn: bool = False) -> PartSizes:
+    """The sizes of the parts of an object.
+
+    Args:
+        total_bytes: the object's size; None if it is not known.
+        preferred: a valid part size.
+        few_of: parts are to be few, in an upload of so many bytes; see ``FEW_PARTS``.
+        in_turn: copies may fill any part, and so be made and sent in turn: longer, and with fewer processors at once.
+
+    Raises:
+        ConfigError: as for ``part_bytes``.
+    """
+    if total_bytes is None:
+        return PartSizes(partial(part_bytes_at, preferred=preferred), MAX_PART_BYTES)
+    size = part_bytes(total_bytes, max(preferred, min(LARGE_PART_BYTES, few_of // FEW_PARTS)))
+    most_copied = MAX_PART_BYTES if in_turn else min(MAX_PART_BYTES, COPIED_TIMES * preferred)
+    return PartSizes(lambda _: size, part_bytes(total_bytes, most_copied))
 
 
 def part_bytes_at(number: int, preferred: int) -> int:

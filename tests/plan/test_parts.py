@@ -79,7 +79,6 @@ def test_part_sizes_outside_the_limits_are_refused(size: int) -> None:
 @pytest.mark.parametrize(
     ("total", "expected"),
     [
-        (None, 8 * MiB),
         (0, 8 * MiB),
         (10_000 * 8 * MiB, 8 * MiB),
         (10_000 * 8 * MiB + 1, 9 * MiB),
@@ -87,7 +86,7 @@ def test_part_sizes_outside_the_limits_are_refused(size: int) -> None:
         (MAX_OBJECT_BYTES, MAX_PART_BYTES),
     ],
 )
-def test_part_bytes(total: int | None, expected: int) -> None:
+def test_part_bytes(total: int, expected: int) -> None:
     assert part_bytes(total, 8 * MiB) == expected
 
 

@@ -59,19 +59,17 @@ def check_part_size(part_size: int) -> None:
         raise ConfigError(f"part_size must lie between 5 MiB and 5 GiB, got {part_size} bytes")
 
 
-def part_bytes(total_bytes: int | None, preferred: int) -> int:
-    """The size of the parts of an object, or of its first part if the object's size is not known.
+def part_bytes(total_bytes: int, preferred: int) -> int:
+    """The size of the parts of an object whose size is known.
 
     Args:
-        total_bytes: the object's size; None if it is not known.
+        total_bytes: that size.
         preferred: a valid part size, which is exceeded only if 10,000 such parts would not do.
 
     Raises:
         ConfigError: ``preferred`` is no valid part size, or the object is larger than S3 stores.
     """
     check_part_size(preferred)
-    if total_bytes is None:
-        return part_bytes_at(1, preferred)
     if total_bytes > MAX_OBJECT_BYTES:
         raise ConfigError(f"an object of {total_bytes} bytes is larger than S3 stores (48.8 TiB)")
     if total_bytes <= MAX_PARTS * preferred:

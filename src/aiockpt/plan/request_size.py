@@ -13,8 +13,8 @@ REQUESTS_PER_CONNECTION = 4
 #: for so many connections.
 FEW_CONNECTIONS = 4
 
-#: A request or part is at most so many times as large as preferred; a range request, which needs no memory of its own,
-#: where they should be few so many times.
+#: A range request is at most so many times as large as preferred; where they should be few, since it needs no memory of
+#: its own, so many times.
 MOST_TIMES = 2
 MOST_TIMES_WHERE_FEW = 4
 

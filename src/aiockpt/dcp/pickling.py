@@ -75,7 +75,7 @@ def pickled(metadata: Metadata) -> bytes:
     for name, value in vars(metadata).items():
         made.append(pickler.opcodes(name))
         if value is tensors:
-            made += _DICT, *_described(tensors, (known.get(form) for form in forms), pickler), _SETITEMS
+            made += _DICT, *_described(tensors, forms, known, pickler), _SETITEMS
         elif value is metadata.storage_data and value is not None:
             made += _DICT, *_placed(value, pickler), _SETITEMS
         else:
@@ -149,11 +149,14 @@ def _parts(metadata: Metadata, models: Iterable[Any]) -> dict[object, object]:
     return parts
 
 
-def _described(tensors: Mapping[str, object], known: Iterable[bytes | None], pickler: _Pickler) -> Iterator[bytes]:
+def _described(
+    tensors: Mapping[str, object], forms: Iterable[_Form | None], known: Mapping[_Form | None, bytes], pickler: _Pickler
+) -> Iterator[bytes]:
     """Opcodes that push names and what is said of tensors in turn."""
-    for (name, tensor), opcodes in zip(tensors.items(), known, strict=True):
-        yield pickler.recall.get(name) or pickler.opcodes(name)
-        yield opcodes or pickler.opcodes(tensor)
+    recall = pickler.recall
+    for (name, tensor), form in zip(tensors.items(), forms, strict=True):
+        pushed = recall.get(name) or pickler.opcodes(name)
+        yield pushed + (known.get(form) or pickler.opcodes(tensor))
 
 
 def _opcodes_of(model: Any, recall: Mapping[object, bytes]) -> bytes:
@@ -214,4 +217,5 @@ def _int(number: int | None) -> bytes:
 
 
 def _bytes(data: bytes) -> bytes:
-    return b"C%c" % len(data) + data if len(data) < 1 << 8 else b"B" + len(data).to_bytes(4, "little") + data
+    size = len(data)
+    return b"C%c" % size + data if size < 1 << 8 else b"B" + size.to_bytes(4, "little") + data

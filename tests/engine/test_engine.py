@@ -192,6 +192,7 @@ async def test_requests_are_larger_where_the_thread_is_the_bound(engine: LoopEng
     assert size(16 * most) == size(100 * most) == most
     assert size(4 * usual, upload_bytes=24 * usual) == usual * 3 // 2
     assert engine.part_sizes(100 * most).copied == 2 * usual
+    assert engine.part_sizes(100 * most, in_background=True).copied > most
     assert engine.request_bytes(100 * usual) == 4 * usual
     assert size(None) == usual
 

@@ -32,6 +32,21 @@ def crc32_of_blocks(crcs: Sequence[int], block_bytes: int, nbytes: int, start: i
     return crc32_combine(start, crcs[-1], nbytes - (len(crcs) - 1) * block_bytes) if crcs else start
 
 
+def crc32_by_blocks(view: memoryview, start: int, crcs: Sequence[int], block_bytes: int, nbytes: int) -> int:
+    """CRC32 of *view*, the bytes from *start* on of *nbytes* whose consecutive blocks have these CRC32s.
+
+    Reads only what it has of blocks that it cuts through.
+    """
+    end = start + len(view)
+    first, last = -(-start // block_bytes), len(crcs) if end == nbytes else end // block_bytes
+    if first >= last:
+        return crc32(view)
+    known_start, known_end = first * block_bytes, min(last * block_bytes, nbytes)
+    before = crc32(view[: known_start - start])
+    known = crc32_of_blocks(crcs[first:last], block_bytes, known_end - known_start, before)
+    return crc32(view[known_end - start :], known)
+
+
 class BlockCrcs:
     """CRC32s of the consecutive blocks of bytes that come in views, from the one pass that also gives each view's own.
 
@@ -39,19 +54,20 @@ class BlockCrcs:
         block_bytes: the size of all blocks but the last.
 
     Attributes:
+        block_bytes: as given.
         crcs: of the blocks so far; the last block may still grow.
     """
 
-    __slots__ = ("_block_bytes", "_room", "crcs")
+    __slots__ = ("_room", "block_bytes", "crcs")
 
     def __init__(self, block_bytes: int) -> None:
         self.crcs: list[int] = []
-        self._block_bytes = block_bytes
+        self.block_bytes = block_bytes
         self._room = 0
 
     def add(self, view: memoryview) -> int:
         """Append *view*, which is made of bytes; returns its CRC32."""
-        size = self._block_bytes
+        size = self.block_bytes
         first = view[: self._room]
         total = crc32(first) if self._room else 0
         if self._room:

@@ -197,7 +197,7 @@ def test_damage_in_whole_blocks_is_found_and_nothing_else(data: st.DataObject) -
     nbytes = data.draw(st.integers(1, 300))
     stored = bytearray(data.draw(st.binary(min_size=nbytes, max_size=nbytes)))
     writer = ProofWriter(None)
-    writer._block_bytes = 16
+    writer.block_bytes = 16
     writer.add(memoryview(stored))
     cuts = sorted({0, nbytes, *data.draw(st.lists(st.integers(0, nbytes), max_size=8))})
     pieces = list(itertools.pairwise(cuts))
@@ -223,7 +223,7 @@ def test_what_nobody_noted_is_noted_at_the_end(data: st.DataObject) -> None:
     memory = memoryview(content)
     size = data.draw(st.integers(1, 40))
     writer = ProofWriter(None)
-    writer._block_bytes = size
+    writer.block_bytes = size
     writer.add(memory)
     check = Check(data.draw(st.none() | st.just(Proof(size, len(content), writer.crcs, row_major=True))))
     cuts = sorted({0, len(content), *data.draw(st.lists(st.integers(0, len(content)), max_size=8))})

@@ -24,7 +24,7 @@ from operator import itemgetter
 
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 
-from aiockpt.crc import BlockCrcs, crc32, crc32_combine, crc32_of_blocks
+from aiockpt.crc import BlockCrcs, crc32, crc32_by_blocks, crc32_combine, crc32_of_blocks
 from aiockpt.errors import MetadataError
 from aiockpt.model import ByteRange, KiB, MiB
 
@@ -89,16 +89,42 @@ def _clamped(nbytes: int) -> int:
 class ProofWriter(BlockCrcs):
     """Takes the CRC32s of the blocks of ``nbytes`` bytes in ``rows`` rows; None: of what nobody slices."""
 
-    __slots__ = ("_size",)
+    __slots__ = ()
 
     def __init__(self, nbytes: int | None, rows: int = 1) -> None:
-        self._size = LARGEST_BLOCK_BYTES if nbytes is None else block_bytes(nbytes, rows)
-        super().__init__(self._size)
+        super().__init__(LARGEST_BLOCK_BYTES if nbytes is None else block_bytes(nbytes, rows))
 
     def packed(self, *, row_major: bool = True) -> bytes:
         """What is kept in ``.metadata``: a byte of form, the blocks' size, the CRC32s, little-endian."""
         form = _SIZE_FOLLOWS | (_ROW_MAJOR if row_major else 0)
-        return bytes([form]) + self._size.to_bytes(_SIZE_BYTES, "little") + _swapped(array("I", self.crcs)).tobytes()
+        size = self.block_bytes.to_bytes(_SIZE_BYTES, "little")
+        return bytes([form]) + size + _swapped(array("I", self.crcs)).tobytes()
+
+
+class KnownProof(ProofWriter):
+    """A proof that has been taken before, of ``nbytes`` bytes that are added once more.
+
+    Of these only what lies in blocks that are cut through is read.
+    """
+
+    __slots__ = ("_added", "_nbytes")
+
+    def __init__(self, taken: ProofWriter, nbytes: int) -> None:
+        super().__init__(nbytes)
+        self.block_bytes, self.crcs = taken.block_bytes, taken.crcs
+        self._nbytes = nbytes
+        self._added = 0
+
+    def add(self, view: memoryview) -> int:
+        """Go on with *view*; returns its CRC32."""
+        start = self._added
+        self._added += len(view)
+        return crc32_by_blocks(view, start, self.crcs, self.block_bytes, self._nbytes)
+
+
+def rows(shape: Sequence[int]) -> int:
+    """How many rows a tensor of this shape has; one without dimensions is a row."""
+    return shape[0] if shape else 1
 
 
 def packed_whole(crc: int, *, row_major: bool = True) -> bytes:

@@ -33,7 +33,8 @@ from aiockpt.blocking.upload import BlockingUpload, ObjectWriter
 from aiockpt.crc import crc32, crc32_combine
 from aiockpt.dcp.collector import collector_paused
 from aiockpt.dcp.files import FilePlan, item_nbytes
-from aiockpt.dcp.proof import MOST_WHOLE_BYTES, ProofWriter, attach, packed_whole
+from aiockpt.dcp.proof import MOST_WHOLE_BYTES, ProofWriter, attach, packed_whole, rows
+from aiockpt.dcp.snapshot import proof_of
 from aiockpt.dcp.staging import Ring, slab_bytes, staged_blocks
 from aiockpt.engine.upload import UploadStats
 from aiockpt.errors import LocalProtocolError
@@ -221,7 +222,7 @@ class SavePipeline:
         notes: dict[str, _Note] = {}
         for name, _, _ in file_order(entries):
             tensor = tensors.pop(name)
-            proof = ProofWriter(tensor.nbytes, _rows(tensor))
+            proof = _proof(tensor)
             if tensor.is_contiguous() and framable(tensor):
                 writer.refer_to(storage_view(tensor), tensor, blocks=proof)
             else:
@@ -248,7 +249,7 @@ class SavePipeline:
 
 
 def _write_tensor(writer: ObjectWriter, tensor: torch.Tensor, ring: Ring) -> _Note | None:
-    proof = ProofWriter(tensor.nbytes, _rows(tensor)) if tensor.nbytes >= PROOF_FROM_BYTES else None
+    proof = _proof(tensor) if tensor.nbytes >= PROOF_FROM_BYTES else None
     row_major = tensor.is_contiguous()
     if framable(tensor):
         crc = _write_framed(writer, tensor, proof)
@@ -264,8 +265,9 @@ def _write_tensor(writer: ObjectWriter, tensor: torch.Tensor, ring: Ring) -> _No
     return _Note(proof.packed(row_major=row_major) if proof else packed_whole(crc, row_major=row_major))
 
 
-def _rows(tensor: torch.Tensor) -> int:
-    return tensor.shape[0] if tensor.dim() else 1
+def _proof(tensor: torch.Tensor) -> ProofWriter:
+    """What takes a tensor's proof, or has it."""
+    return proof_of(tensor) or ProofWriter(tensor.nbytes, rows(tensor.shape))
 
 
 def _write_framed(writer: ObjectWriter, tensor: torch.Tensor, proof: ProofWriter | None) -> int:

@@ -35,6 +35,7 @@ from aiockpt.dcp.recording import Recording
 from aiockpt.dcp.rounds import Rounds
 from aiockpt.dcp.s3_prefix_strategy import DefaultPrefixStrategy, S3PrefixStrategyBase
 from aiockpt.dcp.save import SavePipeline
+from aiockpt.dcp.snapshot import snapshot
 from aiockpt.engine.engine import LoopEngine
 from aiockpt.errors import ConfigError, PreconditionFailed
 from aiockpt.model import ObjectId
@@ -107,6 +108,13 @@ class S3StorageWriter(FileSystemWriter):
         """Turn to another save, at another path if one is given."""
         super().reset(checkpoint_id)
         self._survey = self._replaced = None
+
+    def stage(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """The copy that ``dcp.async_save`` saves, in memory that is kept for the next one.
+
+        With ``cache_staged_state_dict`` it is stock DCP's: in pinned memory, which the writer keeps.
+        """
+        return super().stage(state_dict) if self.cache_staged_state_dict else snapshot(state_dict)
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         """Begin to look what stands at the path, while DCP plans."""

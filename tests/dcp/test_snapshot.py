@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import zlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,7 +27,7 @@ from aiockpt.dcp import lent_memory, snapshot
 from aiockpt.dcp.proof import ProofWriter, rows
 from aiockpt.dcp.snapshot import LARGE_BYTES, proof_of
 from aiockpt.model import KiB, MiB
-from dcp.checkpoints import Place, emptied, random_tensor, same_bits, save
+from dcp.checkpoints import Place, emptied, random_tensor, raw_bytes, same_bits, save
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:.*ShardedTensor")
 
@@ -145,8 +147,25 @@ def test_what_has_been_changed_in_place_has_none() -> None:
     assert proof_of(copy["v"]) is not None
 
 
-def test_slices_have_none() -> None:
-    assert proof_of(take(LARGE)["w"][:500]) is None
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda tensor: tensor[:500],
+        lambda tensor: tensor.t(),
+        lambda tensor: tensor[:1].expand(tensor.shape),
+        lambda tensor: tensor.view(torch.complex64).conj(),
+        lambda tensor: tensor.clone(),
+    ],
+    ids=["slice", "transposed", "expanded", "conjugated", "copy"],
+)
+def test_other_bytes_have_none_wherever_they_lie(other: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    assert proof_of(other(take(LARGE)["w"])) is None
+
+
+def test_the_same_bytes_have_it_whatever_they_are_taken_for() -> None:
+    known = proof_of(take(LARGE)["w"].view(torch.bfloat16).view(-1))
+    assert known is not None
+    assert known.add(storage_view(LARGE["w"])) == zlib.crc32(raw_bytes(LARGE["w"]))
 
 
 def test_proofs_end_with_the_memory_that_they_are_of() -> None:

@@ -18,7 +18,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed._state_dict_utils import _create_cpu_state_dict
 from torch.distributed.tensor import DTensor
 
-from aiockpt.archive.torchsave import plain, storage_view
+from aiockpt.archive.torchsave import framable, plain, storage_view
 from aiockpt.dcp.lent_memory import lend
 from aiockpt.dcp.proof import KnownProof, ProofWriter, rows
 from aiockpt.model import KiB, MiB
@@ -67,15 +67,18 @@ def snapshot(state_dict: dict[str, Any]) -> dict[str, Any]:
 
 
 def proof_of(tensor: torch.Tensor) -> KnownProof | None:
-    """The proof of a snapshot's tensor, in the order in which its elements lie in memory; None if there is none.
+    """The proof of a snapshot's tensor, or of other elements that are all of its bytes; None if there is none.
 
     There is none either once torch has changed it in place. Who writes to it by other ways must not have it saved: the
     service would refuse it, since its CRC32 is another.
     """
     taken = _taken.get(tensor.data_ptr()) if _taken else None
-    if taken is None or (taken.nbytes, taken.version) != (tensor.nbytes, tensor._version):  # noqa: SLF001  # it has no public name
+    if (
+        taken is None or not tensor.is_contiguous() or not framable(tensor)
+    ):  # elements of other bytes, or in other order
         return None
-    return KnownProof(taken.proof, taken.nbytes)
+    is_as_it_was = (taken.nbytes, taken.version) == (tensor.nbytes, tensor._version)  # noqa: SLF001  # no public name
+    return KnownProof(taken.proof, taken.nbytes) if is_as_it_was else None
 
 
 def _tensors(source: Any, target: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

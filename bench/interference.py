@@ -130,7 +130,7 @@ def interference(settings: Settings, *, width: int, depth: int, batch: int, thre
     )
     report.remarks.append(
         "Stolen: what the steps during the save took above as many undisturbed ones (their median). The copy that "
-        "async_save makes before it returns (staging), while the training waits, is not in it: DCP's own, but aiockpt's. "
-        "The server is on the same machine."
+        "async_save makes before it returns (staging), while the training waits, is not in it: DCP's own, but for "
+        "aiockpt. The server is on the same machine."
     )
     return report

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import mmap
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
+from typing import ClassVar
 
 import pytest
 import torch
@@ -76,6 +78,33 @@ def test_it_ends_before_it_is_lent_again_whatever_the_thread() -> None:
     other.join()
     assert calls == [([], other.ident)]
     assert kept() == [MiB]
+
+
+class Recording(mmap.mmap):
+    """Notes what the system is told, and refuses some of it."""
+
+    told: ClassVar[list[int]] = []
+    refused: ClassVar[set[int]] = set()
+
+    def madvise(self, advice: int, *_: int) -> None:
+        self.told.append(advice)
+        if advice in self.refused:
+            raise OSError("Invalid argument")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others have no huge pages to ask for")
+@pytest.mark.parametrize("refused", [set(), {mmap.MADV_HUGEPAGE}, {mmap.MADV_FREE}])
+def test_the_system_is_asked_for_huge_pages_and_told_what_is_free(
+    refused: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mmap, "mmap", Recording)
+    monkeypatch.setattr(Recording, "told", [])
+    monkeypatch.setattr(Recording, "refused", refused)
+    view = lend(MiB, nothing)
+    assert Recording.told == [mmap.MADV_HUGEPAGE]
+    del view
+    assert Recording.told == [mmap.MADV_HUGEPAGE, mmap.MADV_FREE]
+    assert kept() == ([] if mmap.MADV_FREE in refused else [MiB])
 
 
 def test_a_system_that_cannot_be_told_has_it_back(monkeypatch: pytest.MonkeyPatch) -> None:

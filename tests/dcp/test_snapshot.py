@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +23,7 @@ from zlib_ng import zlib_ng
 from aiockpt import crc
 from aiockpt.archive.torchsave import storage_view
 from aiockpt.dcp import lent_memory, snapshot
-from aiockpt.dcp.proof import ProofWriter, rows
+from aiockpt.dcp.proof import ProofWriter, block_bytes, rows
 from aiockpt.dcp.snapshot import LARGE_BYTES, proof_of
 from aiockpt.model import KiB, MiB
 from dcp.checkpoints import Place, emptied, random_tensor, raw_bytes, same_bits, save
@@ -32,7 +31,12 @@ from dcp.checkpoints import Place, emptied, random_tensor, raw_bytes, same_bits,
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:.*ShardedTensor")
 
 take = snapshot.snapshot
-LARGE = {"w": random_tensor((1100, 1024), torch.float32, 1), "v": random_tensor((7, 100_000), torch.bfloat16, 2)}
+LARGE = {
+    "v": random_tensor((7, 100_003), torch.bfloat16, 2),  # the next one is aligned all the same
+    "w": random_tensor((1100, 1024), torch.float32, 1),
+    "rows": random_tensor((256, 1111), torch.float32, 3),
+    "least": random_tensor((LARGE_BYTES,), torch.uint8, 4),
+}
 STATE = {"model": {**LARGE, "small": random_tensor((30,), torch.float32, 3)}, "list": [torch.tensor(3), 5], "step": 7}
 
 
@@ -92,7 +96,7 @@ def leaves(nest: Any) -> list[torch.Tensor]:
 
 
 def test_later_changes_are_not_in_it() -> None:
-    state = {"large": torch.ones(MiB), "small": torch.ones(3), "object": Anything(3), "bytes": io.BytesIO(b"x")}
+    state = {"large": torch.ones(MiB), "small": torch.ones(3), "object": Anything(3)}
     copy = take(state)
     for tensor in (state["large"], state["small"]):
         assert isinstance(tensor, torch.Tensor)
@@ -133,6 +137,7 @@ def test_small_tensors_have_no_proof_and_lie_where_torch_puts_them() -> None:
 def test_proofs_are_what_a_save_would_take(name: str) -> None:
     tensor = take(LARGE)[name]
     expected = ProofWriter(tensor.nbytes, rows(tensor.shape))
+    assert name != "rows" or expected.block_bytes != block_bytes(tensor.nbytes)
     crc32 = expected.add(storage_view(tensor))
     known = proof_of(tensor.detach())
     assert known is not None
@@ -147,17 +152,16 @@ def test_what_has_been_changed_in_place_has_none() -> None:
     assert proof_of(copy["v"]) is not None
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        lambda tensor: tensor[:500],
-        lambda tensor: tensor.t(),
-        lambda tensor: tensor[:1].expand(tensor.shape),
-        lambda tensor: tensor.view(torch.complex64).conj(),
-        lambda tensor: tensor.clone(),
-    ],
-    ids=["slice", "transposed", "expanded", "conjugated", "copy"],
-)
+#: Other elements than a tensor's, which lie in the same memory; some have as many bytes.
+VIEWS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "slice": lambda tensor: tensor[:500],
+    "transposed": lambda tensor: tensor.t(),
+    "expanded": lambda tensor: tensor[:1].expand(tensor.shape),
+    "conjugated": lambda tensor: torch.view_as_complex(tensor.view(-1, 2)).conj(),
+}
+
+
+@pytest.mark.parametrize("other", VIEWS.values(), ids=VIEWS)
 def test_other_bytes_have_none_wherever_they_lie(other: Callable[[torch.Tensor], torch.Tensor]) -> None:
     assert proof_of(other(take(LARGE)["w"])) is None
 
@@ -176,10 +180,32 @@ def test_proofs_end_with_the_memory_that_they_are_of() -> None:
 
 
 def test_in_inference_mode() -> None:
+    usual = take(LARGE)["w"]
     with torch.inference_mode():
         copy = take(LARGE)
         assert proof_of(copy["w"]) is None
+        assert proof_of(torch.from_numpy(usual.numpy())) is None
     assert same_bits(copy, LARGE)
+
+
+def test_whatever_the_default_device() -> None:
+    with torch.device("meta"):
+        assert take(LARGE)["w"].is_meta  # as in stock DCP
+
+
+class Refusing(torch.Tensor):
+    """Can be copied, and not be taken apart."""
+
+    def view(self, *_: Any) -> Any:
+        raise AssertionError
+
+
+def test_subclasses_are_copied_their_own_way() -> None:
+    assert same_bits(take({"w": LARGE["w"].as_subclass(Refusing)}), {"w": LARGE["w"]})
+
+
+def test_sparse_tensors_of_no_elements() -> None:
+    assert take({"empty": torch.zeros(0, 3).to_sparse()})["empty"].shape == (0, 3)
 
 
 def test_without_memory_to_lend(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,8 +271,9 @@ def dict_of_contents(place: Place, name: str) -> dict[str, bytes]:
     return {key.removeprefix(f"{name}/"): place.get(key) for key in place.keys(f"{name}/")}
 
 
+@pytest.mark.parametrize("form", [SerializationFormat.TORCH_SAVE, SerializationFormat.SAFETENSORS])
 def test_a_save_reads_for_its_crc32s_no_more_than_blocks_that_parts_cut(
-    local: Place, monkeypatch: pytest.MonkeyPatch
+    form: SerializationFormat, local: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = {f"w{n}": random_tensor((8, 512, 1024), torch.float32, n) for n in range(3)}  # 16 MiB, blocks of 64 KiB
     read: list[int] = []
@@ -265,7 +292,7 @@ def test_a_save_reads_for_its_crc32s_no_more_than_blocks_that_parts_cut(
             return super().create_local_plan()
 
     with monkeypatch.context() as patch:
-        saved_beside(local, state, "ckpt", Planner())
+        saved_beside(local, state, "ckpt", Planner(), serialization_format=form)
     parts = -(-3 * 16 // 5)
     assert sum(read) <= parts * 64 * KiB + 64 * KiB  # frames and .metadata beside them
     assert same_bits(local.load(emptied(state)), state)
@@ -284,6 +311,28 @@ def test_a_planner_that_changes_the_copy(local: Place) -> None:
     saved_beside(local, state, "ckpt", Halving())
     assert torch.equal(local.load({"w": torch.zeros(3 * MiB)})["w"], torch.full((3 * MiB,), 0.5))
     assert torch.equal(state["w"], torch.ones(3 * MiB))
+
+
+class Viewing(DefaultSavePlanner):
+    """Saves other elements of the same memory."""
+
+    def __init__(self, view: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.view = view
+
+    def create_local_plan(self) -> SavePlan:
+        self.state_dict["w"] = self.view(self.state_dict["w"])
+        return super().create_local_plan()
+
+
+@pytest.mark.parametrize("form", [SerializationFormat.TORCH_SAVE, SerializationFormat.SAFETENSORS])
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_a_planner_that_saves_other_elements_of_the_copy(
+    view: Callable[[torch.Tensor], torch.Tensor], form: SerializationFormat, local: Place
+) -> None:
+    expected = {"w": view(LARGE["w"])}
+    saved_beside(local, {"w": LARGE["w"]}, "ckpt", Viewing(view), serialization_format=form)
+    assert same_bits(local.load({"w": torch.zeros(expected["w"].shape, dtype=expected["w"].dtype)}), expected)
 
 
 def test_a_copy_that_is_cached_is_stock_dcps(local: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,7 +110,7 @@ class KnownProof(ProofWriter):
     __slots__ = ("_added", "_nbytes")
 
     def __init__(self, taken: ProofWriter, nbytes: int) -> None:
-        super().__init__(nbytes)
+        super().__init__(None)
         self.block_bytes, self.crcs = taken.block_bytes, taken.crcs
         self._nbytes = nbytes
         self._added = 0

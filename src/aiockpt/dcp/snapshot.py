@@ -1,14 +1,13 @@
 """Snapshots: copies of state dicts that a save may read while training goes on, in memory that is kept for the next.
 
 What ``dcp.async_save`` and ``save_in_background`` wait for before they let training go on. The proof of each large
-tensor is taken as it is copied, while its bytes are in the caches and nobody else runs Python: taken later, beside the
-training, block by block, it is what takes most of its time. A save asks for it with ``proof_of``.
+tensor is taken as it is copied, while its bytes are in the caches and the training waits: taken later, beside it, block
+by block, it takes more of its time than anything else. A save asks for it with ``proof_of``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple, cast
@@ -51,15 +50,16 @@ _taken: dict[int, _Taken] = {}
 
 @torch.no_grad()
 def snapshot(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """A copy of a state dict on the CPU, as ``BlockingAsyncStager`` makes it; what is no tensor is copied deeply.
+    """A copy of a state dict on the CPU, as ``BlockingAsyncStager`` makes it.
 
-    The memory of large tensors comes back when the last of them is gone.
+    The memory of large tensors, which cannot be resized, comes back when the last of them is gone.
     """
     copy = _create_cpu_state_dict(state_dict)  # tensors that nobody has written to: they take no memory yet
     pairs = list(_tensors(state_dict, copy))
-    placed = _place([target for _, target in pairs if target.nbytes >= LARGE_BYTES and plain(target)])
+    large = [target for _, target in pairs if _is_large(target)]
+    placed = set(map(id, large)) if _place(large) else set()
     for source, target in pairs:
-        if target.data_ptr() in placed and _is_at_hand(source):
+        if id(target) in placed and _is_at_hand(source):
             _copy_with_proof(source, target)
         else:
             target.copy_(source)
@@ -69,13 +69,13 @@ def snapshot(state_dict: dict[str, Any]) -> dict[str, Any]:
 def proof_of(tensor: torch.Tensor) -> KnownProof | None:
     """The proof of a snapshot's tensor, or of other elements that are all of its bytes; None if there is none.
 
-    There is none either once torch has changed it in place. Who writes to it by other ways must not have it saved: the
-    service would refuse it, since its CRC32 is another.
+    There is none either once an operation of torch has changed it in place. Who writes to it in other ways (``numpy``,
+    ``data``, collectives) must not have it saved: the service would refuse it, since its CRC32 is another.
     """
     taken = _taken.get(tensor.data_ptr()) if _taken else None
-    if (
-        taken is None or not tensor.is_contiguous() or not framable(tensor)
-    ):  # elements of other bytes, or in other order
+    if taken is None or tensor.is_inference():  # those have no version
+        return None
+    if not tensor.is_contiguous() or not framable(tensor):  # elements of other bytes, or in another order
         return None
     is_as_it_was = (taken.nbytes, taken.version) == (tensor.nbytes, tensor._version)  # noqa: SLF001  # no public name
     return KnownProof(taken.proof, taken.nbytes) if is_as_it_was else None
@@ -98,19 +98,26 @@ def _tensors(source: Any, target: Any) -> Iterator[tuple[torch.Tensor, torch.Ten
             yield from _tensors(ours, theirs)
 
 
-def _place(tensors: Sequence[torch.Tensor]) -> list[int]:
-    """Have tensors lie in memory that is kept, side by side; returns where. Without such they stay where they are."""
+def _is_large(target: torch.Tensor) -> bool:
+    is_strided = target.is_cpu and target.layout is torch.strided  # a default device would have it elsewhere
+    return is_strided and target.nbytes >= LARGE_BYTES and plain(target)
+
+
+def _place(tensors: Sequence[torch.Tensor]) -> bool:
+    """Have tensors lie in memory that is kept, side by side; False: there is none, they stay where they are."""
     if not tensors:
-        return []
+        return False
     starts = list(accumulate((-(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT for tensor in tensors), initial=0))
     addresses: list[int] = []
-    with suppress(OSError):
+    try:
         view = lend(starts[-1], partial(_forget, addresses))
-        for tensor, start in zip(tensors, starts, strict=False):
-            room = torch.frombuffer(view, dtype=torch.uint8, offset=start, count=tensor.nbytes)
-            tensor.set_(cast("Any", room.untyped_storage()), 0, tensor.shape, tensor.stride())
-            addresses.append(tensor.data_ptr())
-    return addresses
+    except OSError:
+        return False
+    for tensor, start in zip(tensors, starts, strict=False):
+        room = torch.frombuffer(view, dtype=torch.uint8, offset=start, count=tensor.nbytes)
+        tensor.set_(cast("Any", room.untyped_storage()), 0, tensor.shape, tensor.stride())
+        addresses.append(tensor.data_ptr())
+    return True
 
 
 def _forget(addresses: Sequence[int]) -> None:
@@ -120,7 +127,7 @@ def _forget(addresses: Sequence[int]) -> None:
 
 def _is_at_hand(source: torch.Tensor) -> bool:
     """Whether it is copied from host memory as it lies there."""
-    return type(source) in _ORDINARY and source.is_cpu and source.layout is torch.strided and source.is_contiguous()
+    return type(source) in _ORDINARY and source.is_cpu and source.is_contiguous()
 
 
 def _copy_with_proof(source: torch.Tensor, target: torch.Tensor) -> None:

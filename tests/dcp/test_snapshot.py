@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._shard.sharded_tensor import init_from_local_shards
 from torch.distributed._shard.sharded_tensor.shard import Shard
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
@@ -191,6 +192,12 @@ def test_in_inference_mode() -> None:
 def test_whatever_the_default_device() -> None:
     with torch.device("meta"):
         assert take(LARGE)["w"].is_meta  # as in stock DCP
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # which stock DCP does
+def test_tensors_without_memory() -> None:
+    with FakeTensorMode():
+        assert take({"w": torch.ones(MiB)})["w"].shape == (MiB,)
 
 
 class Refusing(torch.Tensor):

@@ -17,7 +17,7 @@ from aiockpt.archive.frame import frame_of
 from aiockpt.archive.torchsave import (
     CapturedFrame,
     framable,
-    frame,
+    framed,
     item_nbytes,
     row_major_frame,
     storage_view,
@@ -34,9 +34,9 @@ def test_items_are_byte_for_byte_those_of_torch(dtype: torch.dtype) -> None:
     for shape in SHAPES:
         tensor = tensor_of(dtype, shape)
         assert framable(tensor)
-        assert not isinstance(frame(tensor), CapturedFrame)
+        assert not isinstance(framed(tensor)[0], CapturedFrame)
         assert saved_by_us(tensor) == saved_by_torch(tensor), shape
-        assert item_nbytes(dtype, shape) == frame(tensor).item_nbytes == len(saved_by_us(tensor))
+        assert item_nbytes(dtype, shape) == framed(tensor)[0].item_nbytes == len(saved_by_us(tensor))
 
 
 @given(st.lists(st.integers(0, 7), max_size=6), st.randoms(use_true_random=False), st.booleans())
@@ -168,8 +168,7 @@ def as_saved_alone(view: torch.Tensor) -> bytes:
 def test_a_dense_view_is_written_without_what_lies_around_it(make: Callable[[], torch.Tensor]) -> None:
     view = make()
     assert framable(view)
-    payload = storage_view(view)
-    surround = frame(view)
+    surround, payload = framed(view)
     assert surround.head + bytes(payload) + surround.tail(crc32(payload)) == as_saved_alone(view)
 
 
@@ -177,14 +176,14 @@ def test_a_dense_view_is_written_without_what_lies_around_it(make: Callable[[], 
 @pytest.mark.parametrize("make", VIEWS.values(), ids=VIEWS.keys())
 def test_a_dense_view_is_written_alone_in_torchs_own_words_too(make: Callable[[], torch.Tensor]) -> None:
     view = make()
-    surround = frame(view)
-    item = surround.head + bytes(storage_view(view)) + surround.tail(0)
+    surround, payload = framed(view)
+    item = surround.head + bytes(payload) + surround.tail(0)
     assert item == as_saved_alone(view)
 
 
 def test_row_major_frames_fit_copies_of_scattered_tensors() -> None:
     tensor = torch.arange(24.0).reshape(4, 6)[:, ::2]
-    surround, of_copy = row_major_frame(tensor), frame(tensor.contiguous())
+    surround, of_copy = row_major_frame(tensor), framed(tensor.contiguous())[0]
     assert surround is not None
     assert (surround.head, surround.tail(7)) == (of_copy.head, of_copy.tail(7))
 
@@ -219,9 +218,9 @@ def aligned_to_128() -> Iterator[None]:
 @pytest.mark.parametrize("shape", [(), (0,), (7,), (300, 3), (1 << 15,), (1 << 17,)])
 def test_another_dialect_of_torch_is_captured_from_torch(shape: tuple[int, ...]) -> None:
     tensor = tensor_of(torch.float32, shape)
-    assert isinstance(frame(tensor), CapturedFrame)
+    assert isinstance(framed(tensor)[0], CapturedFrame)
     assert saved_by_us(tensor) == saved_by_torch(tensor)
-    assert frame(tensor).item_nbytes == len(saved_by_us(tensor))
+    assert framed(tensor)[0].item_nbytes == len(saved_by_us(tensor))
 
 
 @pytest.mark.usefixtures("fresh_forms", "without_crc")

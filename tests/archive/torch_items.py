@@ -9,7 +9,7 @@ from math import prod
 import torch
 
 from aiockpt.archive.tensor_pickle import NAMED_DTYPES, STORAGE_NAMES
-from aiockpt.archive.torchsave import frame, storage_view
+from aiockpt.archive.torchsave import framed
 from aiockpt.crc import crc32
 
 DTYPES = [*STORAGE_NAMES, *NAMED_DTYPES.values()]
@@ -36,8 +36,8 @@ def saved_by_torch(tensor: object) -> bytes:
 
 
 def saved_by_us(tensor: torch.Tensor) -> bytes:
-    framed, payload = frame(tensor), storage_view(tensor)
-    return framed.head + bytes(payload) + framed.tail(crc32(payload))
+    frame, payload = framed(tensor)
+    return frame.head + bytes(payload) + frame.tail(crc32(payload))
 
 
 def rezipped(item: bytes, *, compression: int = zipfile.ZIP_STORED, name: str = "archive") -> bytes:

@@ -13,7 +13,7 @@ from aiockpt.archive.safetensors import build_header, parse_header
 from aiockpt.archive.surprise import StridedPayload, Surprise
 from aiockpt.archive.tensor_unpickle import tensor_facts
 from aiockpt.archive.torchload import confirm, locate, payload_of
-from aiockpt.archive.torchsave import frame, storage_view
+from aiockpt.archive.torchsave import framed, storage_view
 from aiockpt.archive.zip_directory import Ends, content_of, directory
 from aiockpt.errors import ChecksumMismatch
 from aiockpt.model import KiB
@@ -29,7 +29,7 @@ ITEMS = [
     rezipped(saved_by_torch(TENSOR)),
     rezipped(saved_by_torch(TENSOR), name="checkpoint"),
 ]
-PICKLES = [frame(TENSOR).head[64 : 64 + 130], saved_by_torch(tensor_of(torch.uint16, (2, 0, 3)))[40:300]]
+PICKLES = [framed(TENSOR)[0].head[64 : 64 + 130], saved_by_torch(tensor_of(torch.uint16, (2, 0, 3)))[40:300]]
 PICKLES += [item[item.index(b"\x80\x02") : item.index(b".PK") + 1] for item in ITEMS[:3] if b".PK" in item]
 HEADERS = [
     build_header([("a", torch.float32, (3, 5)), ("b", torch.int8, (0, 7))], {"k": "v"}),

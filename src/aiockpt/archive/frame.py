@@ -63,8 +63,13 @@ _MASK = (1 << 64) - 1
 def _mixed(seed: int, crcs: Iterable[int]) -> int:
     """*seed* with further CRCs mixed in, as torch does."""
     for crc in crcs:
-        seed ^= (crc + 0x9E3779B9 + (seed << 6) + (seed >> 2)) & _MASK
+        seed ^= (crc + _addend(seed)) & _MASK
     return seed
+
+
+def _addend(seed: int) -> int:
+    """What torch adds to a CRC before it mixes it into *seed*."""
+    return 0x9E3779B9 + (seed << 6) + (seed >> 2)
 
 
 def _serialization_id(seed: int) -> bytes:
@@ -178,23 +183,26 @@ class _NarrowTail:
 class _FrameTail:
     """A template in which only what follows from the payload's CRC32 is missing: it is filled in for every item."""
 
-    __slots__ = ("_form", "_seed")
+    __slots__ = ("_addend", "_pack", "_seed", "_texts")
 
     def __init__(self, template: bytes, *, seed: int, id_at: int, crc_at: int, id_crcs_at: tuple[int, int]) -> None:
         self._seed = seed
+        self._addend = _addend(seed)
         id_end, id_entry = id_crcs_at
         holes = ((_DESCRIPTOR_CRC, 4), (id_at, _ID_NBYTES), (id_end, 4), (crc_at, 4), (id_entry, 4))
         starts = [0, *(at + nbytes for at, nbytes in holes)]
         ends = [*(at for at, _ in holes), len(template)]
-        self._form = b"%b".join(
-            template[start:end].replace(b"%", b"%%") for start, end in zip(starts, ends, strict=True)
-        )
+        self._texts = [template[start:end] for start, end in zip(starts, ends, strict=True)]
+        a, b, c, d, e, f = map(len, self._texts)
+        self._pack = Struct(f"<{a}sI{b}s{_ID_NBYTES}s{c}sI{d}sI{e}sI{f}s").pack
 
     def filled(self, crc: int) -> bytes:
         """The tail of a payload with this CRC32."""
-        serialization_id = _serialization_id(_mixed(self._seed, (crc, _VERSION_CRC)))
-        payload_crc, id_crc = _U32.pack(crc), _U32.pack(crc32(serialization_id))
-        return self._form % (payload_crc, serialization_id, id_crc, payload_crc, id_crc)
+        seed = self._seed ^ ((crc + self._addend) & _MASK)
+        serialization_id = _serialization_id(seed ^ ((_VERSION_CRC + _addend(seed)) & _MASK))
+        id_crc = crc32(serialization_id)
+        a, b, c, d, e, f = self._texts
+        return self._pack(a, crc, b, serialization_id, c, id_crc, d, crc, e, id_crc, f)
 
 
 _narrow_geometry = lru_cache(maxsize=1024)(_Geometry)

@@ -73,13 +73,17 @@ def framable(tensor: torch.Tensor) -> bool:
     return plain(tensor) and tensor.is_cpu and (tensor.is_contiguous() or _is_dense(tensor))
 
 
-def frame(tensor: torch.Tensor) -> Framed:
-    """The frame around a `framable` tensor's memory; it holds no reference to the tensor."""
-    dtype, shape = tensor.dtype, tensor.shape
-    if not _form_agrees_with_torch(dtype, len(shape)):
-        fills_storage = tensor.untyped_storage().nbytes() == tensor.nbytes
-        return CapturedFrame(tensor if fills_storage else tensor.clone())
-    return frame_of(dtype, shape, tensor.stride(), tensor.nbytes, tensor.requires_grad)
+def framed(tensor: torch.Tensor) -> tuple[Framed, memoryview]:
+    """The frame around a `framable` tensor's memory, which holds no reference to it, and that memory.
+
+    The latter is borrowed as by `storage_view`.
+    """
+    dtype, shape, nbytes = tensor.dtype, tensor.shape, tensor.nbytes
+    view = _view(tensor, nbytes)
+    if _form_agrees_with_torch(dtype, len(shape)):
+        return frame_of(dtype, shape, tensor.stride(), nbytes, tensor.requires_grad), view
+    fills_storage = tensor.untyped_storage().nbytes() == nbytes
+    return CapturedFrame(tensor if fills_storage else tensor.clone()), view
 
 
 def row_major_frame(tensor: torch.Tensor) -> Framed | None:
@@ -91,7 +95,7 @@ def row_major_frame(tensor: torch.Tensor) -> Framed | None:
 
 
 def item_nbytes(dtype: torch.dtype, shape: Sequence[int]) -> int:
-    """The length of the item that `frame` makes of a row-major tensor.
+    """The length of the item that `framed` makes of a row-major tensor.
 
     Raises:
         KeyError: a dtype that `framable` refuses.
@@ -113,6 +117,11 @@ def storage_view(tensor: torch.Tensor) -> memoryview:
         raise ValueError("a view of bytes needs a tensor whose elements lie densely in memory")
     if not tensor.is_cpu or tensor._is_zerotensor():  # noqa: SLF001  # no public name for this question
         raise ValueError("a view of bytes needs a tensor in host memory")
+    return _view(tensor, nbytes)
+
+
+def _view(tensor: torch.Tensor, nbytes: int) -> memoryview:
+    """So much memory from a tensor's first element on."""
     if nbytes == 0:
         return memoryview(bytearray())
     view: memoryview = _memory_at(tensor.data_ptr(), nbytes, _PyBUF_WRITE)

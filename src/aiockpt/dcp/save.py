@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, cast
 
 import torch
 from torch.distributed.checkpoint._hf_utils import (
@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.planner import SavePlanner, WriteItem, WriteIt
 from torch.distributed.checkpoint.storage import WriteResult
 
 from aiockpt.archive.safetensors import build_header, file_order
-from aiockpt.archive.torchsave import Framed, framable, frame, plain, row_major_frame, storage_view
+from aiockpt.archive.torchsave import Framed, framable, framed, plain, row_major_frame, storage_view
 from aiockpt.blocking.store import Store
 from aiockpt.blocking.upload import BlockingUpload, ObjectWriter
 from aiockpt.crc import crc32, crc32_combine
@@ -54,11 +54,8 @@ PROOF_FROM_BYTES = MOST_WHOLE_BYTES
 BLOCK_BYTES = 2 * MiB
 
 
-class _Note(NamedTuple):
-    """What the metadata keep of an item beside its place: its proof, and the transforms that it went through."""
-
-    proof: bytes
-    transforms: Sequence[str] | None = None
+#: What the metadata keep of an item beside its place: its proof, and the transforms that it went through.
+_Note = tuple[bytes | None, Sequence[str] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,24 +172,24 @@ class SavePipeline:
     def _write_items(self, writer: ObjectWriter, items: Sequence[WriteItem], file: FilePlan) -> list[WriteResult]:
         """Items one behind the other."""
         bounds = [writer.tell()]
-        notes: list[_Note | None] = []
+        notes: list[_Note] = []
         for item in items:
             notes.append(self._write_item(writer, item))
             bounds.append(writer.tell())
         with collector_paused():
             return [
-                _result(item, file, start, end, note)
+                _result(item, file, start, end, *note)
                 for item, (start, end), note in zip(items, pairwise(bounds), notes, strict=True)
             ]
 
-    def _write_item(self, writer: ObjectWriter, item: WriteItem) -> _Note | None:
+    def _write_item(self, writer: ObjectWriter, item: WriteItem) -> _Note:
         if item.type is WriteItemType.BYTE_IO:
             return self._write_bytes(writer, item)
         tensor = self._resolve(item)
         if self._transforms.extensions:
             whole = _standalone(tensor)
             return self._write_transformed(writer, item, lambda stream: torch.save(whole, stream))
-        return _write_tensor(writer, tensor, self._ring)
+        return _write_tensor(writer, tensor, self._ring), None
 
     def _write_bytes(self, writer: ObjectWriter, item: WriteItem) -> _Note:
         data = cast("io.BytesIO", self._planner.resolve_data(item))
@@ -201,14 +198,14 @@ class SavePipeline:
         proof = ProofWriter(None)
         proof.add(data.getbuffer())
         writer.copy_in(data.getbuffer())
-        return _Note(proof.packed())
+        return proof.packed(), None
 
     def _write_transformed(self, writer: ObjectWriter, item: WriteItem, write: Callable[[IO[bytes]], object]) -> _Note:
         proof = ProofWriter(None)
         stream, descriptors = self._transforms.transform_save_stream(item, _WriterStream(writer, proof))
         write(stream)
         stream.close()
-        return _Note(proof.packed(), descriptors or None)
+        return proof.packed(), descriptors or None
 
     def _write_safetensors(self, writer: ObjectWriter, items: Sequence[WriteItem], file: FilePlan) -> list[WriteResult]:
         """One safetensors file behind what was written so far; every item is said to start where it starts."""
@@ -219,7 +216,7 @@ class SavePipeline:
         tensors = {name: self._resolve(item) for name, item in by_name.items()}
         entries = [(name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()]
         writer.copy_in(build_header(entries, _safetensors_metadata(items)))
-        notes: dict[str, _Note] = {}
+        proofs: dict[str, bytes] = {}
         for name, _, _ in file_order(entries):
             tensor = tensors.pop(name)
             proof = _proof(tensor)
@@ -227,8 +224,8 @@ class SavePipeline:
                 writer.refer_to(storage_view(tensor), tensor, blocks=proof)
             else:
                 _write_blocks(writer, tensor, proof, self._ring)
-            notes[name] = _Note(proof.packed())
-        return [_result(item, file, start, start + item_nbytes(item), notes[item.index.fqn]) for item in items]
+            proofs[name] = proof.packed()
+        return [_result(item, file, start, start + item_nbytes(item), proofs[item.index.fqn]) for item in items]
 
     def _resolve(self, item: WriteItem) -> torch.Tensor:
         """The tensor to be written.
@@ -248,8 +245,10 @@ class SavePipeline:
         return tensor
 
 
-def _write_tensor(writer: ObjectWriter, tensor: torch.Tensor, ring: Ring) -> _Note | None:
-    proof = _proof(tensor) if tensor.nbytes >= PROOF_FROM_BYTES else None
+def _write_tensor(writer: ObjectWriter, tensor: torch.Tensor, ring: Ring) -> bytes | None:
+    """A tensor as torch.save writes it; returns its proof, unless only torch can write it or it is empty."""
+    nbytes = tensor.nbytes
+    proof = _proof(tensor) if nbytes >= PROOF_FROM_BYTES else None
     row_major = tensor.is_contiguous()
     if framable(tensor):
         crc = _write_framed(writer, tensor, proof)
@@ -260,9 +259,9 @@ def _write_tensor(writer: ObjectWriter, tensor: torch.Tensor, ring: Ring) -> _No
         torch.save(_standalone(tensor), buffer)
         writer.copy_in(buffer.getbuffer())
         return None
-    if not tensor.nbytes:
+    if not nbytes:
         return None
-    return _Note(proof.packed(row_major=row_major) if proof else packed_whole(crc, row_major=row_major))
+    return proof.packed(row_major=row_major) if proof else packed_whole(crc, row_major=row_major)
 
 
 def _proof(tensor: torch.Tensor) -> ProofWriter:
@@ -272,7 +271,7 @@ def _proof(tensor: torch.Tensor) -> ProofWriter:
 
 def _write_framed(writer: ObjectWriter, tensor: torch.Tensor, proof: ProofWriter | None) -> int:
     """A tensor from its own memory, copied together with its frame if it is small; returns its CRC32."""
-    surround, payload = frame(tensor), storage_view(tensor)
+    surround, payload = framed(tensor)
     if len(payload) < COPY_BELOW_BYTES:
         crc = proof.add(payload) if proof else crc32(payload)
         writer.copy_in(surround.head, payload, surround.tail(crc))
@@ -319,9 +318,11 @@ def _safetensors_metadata(items: Sequence[WriteItem]) -> dict[str, str]:
     return {CUSTOM_METADATA_KEY: json.dumps(places), DCP_VERSION_KEY: str(HF_DCP_VERSION), FORMAT_KEY: FORMAT_VALUE}
 
 
-def _result(item: WriteItem, file: FilePlan, start: int, end: int, note: _Note | None) -> WriteResult:
-    place = _StorageInfo(file.path, start, end - start, note.transforms if note else None)
-    return WriteResult(item.index, end - start, attach(place, note.proof) if note else place)
+def _result(
+    item: WriteItem, file: FilePlan, start: int, end: int, proof: bytes | None, transforms: Sequence[str] | None = None
+) -> WriteResult:
+    place = _StorageInfo(file.path, start, end - start, transforms)
+    return WriteResult(item.index, end - start, attach(place, proof))
 
 
 class _WriterStream(io.RawIOBase):

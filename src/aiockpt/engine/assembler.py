@@ -70,9 +70,12 @@ class PartAssembler:
         for data in pieces:
             size = len(data)
             start = self._run_end
-            if size <= self._room and start + size <= len(self._arena):  # nearly always, for what is small
-                self._arena[start : start + size] = data
-                self._copied(size)
+            end = start + size
+            if size <= self._room and end <= len(self._arena):  # nearly always, for what is small
+                self._arena[start:end] = data
+                self._run_end = end
+                self._part_nbytes += size
+                self._room -= size
             else:
                 self._copy_in_parts(memoryview(data))
 
@@ -84,8 +87,7 @@ class PartAssembler:
             if self._run_end == len(self._arena):
                 self._new_arena()
             size = min(len(view), self._room, len(self._arena) - self._run_end)
-            self._arena[self._run_end : self._run_end + size] = view[:size]
-            self._copied(size)
+            self.copy_in(view[:size])
             view = view[size:]
 
     def refer_to(
@@ -120,11 +122,6 @@ class PartAssembler:
         if self._part_nbytes or self._number == 1:
             self._submit_part()
         self._views, self._owners, self._arena = [], [], memoryview(b"")  # they are the part's, and end with it
-
-    def _copied(self, size: int) -> None:
-        self._run_end += size
-        self._part_nbytes += size
-        self._room -= size
 
     def _begin_part(self) -> None:
         self._number += 1

@@ -152,6 +152,8 @@ def test_no_bounds_are_made_of_which_there_cannot_be_so_many(
 
 @pytest.mark.parametrize("packed", [b"\x81\0\0\x08\0", b"\x82\5\0\0\0\0\0\0\0", b"\x82\0\0\0\0\0\0\0\0"])
 def test_the_proof_of_nothing(packed: bytes) -> None:
+    with pytest.raises(MetadataError):
+        Proof.unpack(packed, -1)
     assert Proof.unpack(packed, 0).crc32() == 0
     assert not Proof.unpack(packed, 0).edges([])
     assert ProofWriter(0, 5).packed() == b"\x82\5\0\0\0\0\0\0\0"
@@ -480,6 +482,23 @@ def test_shards_are_proven_to_their_first_and_last_bit(
         local_endpoint.flip_bit(local.bucket, key, at)
         mismatch_of(lambda: local.load(target, planner=Slices({"w": (129, 0)})))
         local_endpoint.flip_bit(local.bucket, key, at)
+
+
+@pytest.mark.parametrize("ranks", [24, 48, 96])
+def test_shards_that_do_not_divide_the_rows_cost_little_beside_them(
+    local: Place, local_endpoint: LocalEndpoint, ranks: int
+) -> None:
+    """As ``torch.chunk`` and FSDP2 shard 32 MiB; loaded rank by rank, each bit as it was."""
+    whole = random_tensor((4096, 2048), torch.float32, 5)
+    local.save({"w": whole})
+    local_endpoint.reset_stats()
+    start = 0
+    for part in torch.chunk(whole, ranks):
+        target = {"w": torch.zeros_like(part)}
+        assert same_bits(local.load(target, planner=Slices({"w": (start, 0)})), {"w": part})
+        start += len(part)
+    assert start == len(whole)
+    assert fetched(local_endpoint) <= 1.05 * whole.nbytes
 
 
 SLICES: dict[str, tuple[torch.Tensor, tuple[int, int], tuple[int, int]]] = {

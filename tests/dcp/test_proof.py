@@ -6,6 +6,7 @@ import io
 import itertools
 import logging
 import pickle
+import random
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,25 +24,26 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, Def
 from torch.distributed.checkpoint.filesystem import SerializationFormat, _StorageInfo
 from torch.distributed.checkpoint.planner import ReadItem, WriteItem, WriteItemType
 
+from aiockpt.dcp import proof as proofs
+from aiockpt.dcp.blocks import block_bounds, largest_block_bytes
 from aiockpt.dcp.metadata import dump_metadata
 from aiockpt.dcp.proof import (
     ATTRIBUTE,
-    BLOCKS_OF_SMALLER,
-    LARGEST_BLOCK_BYTES,
     MOST_BLOCK_BYTES,
     MOST_WHOLE_BYTES,
-    Check,
+    KnownProof,
     Proof,
     ProofWriter,
     attach,
-    block_bytes,
+    form_of,
     is_row_major,
     packed_whole,
 )
 from aiockpt.errors import ChecksumMismatch, MetadataError
-from aiockpt.model import ByteRange, GiB, KiB, MiB
+from aiockpt.model import ByteRange, KiB, MiB
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
 from dcp.checkpoints import Place, emptied, failure, load, random_tensor, raw_bytes, same_bits, save
+from dcp.proofs import bounds_of_blocks, proof_of
 from dcp.stored import Stored
 from dcp.test_end_to_end import Doubled
 from dcp.test_load import Slices, data_gets, fetched
@@ -51,96 +53,57 @@ from dcp.test_load import Slices, data_gets, fetched
 ITEM = Stored().add("w", torch.zeros(1))
 
 
-@pytest.mark.parametrize(
-    ("nbytes", "rows", "expected"),
-    [
-        (0, 1, 16 * KiB), (256 * KiB, 64, 16 * KiB), (4 * MiB, 1024, 16 * KiB), (32 * MiB, 4096, 128 * KiB),
-        (128 * MiB, 4096, 512 * KiB), (100 * GiB, 1 << 17, 512 * KiB),
-        (11008 * 8192, 11008, 11008 * 8192 // 256), (1000 * 4004, 1000, 1000 * 4004 // 8 // 35),
-        (50257 * 3072, 50257, 256 * KiB), (7 * MiB, 7, 16 * KiB), (225 * KiB, 240, 225 * KiB // 8 // 2),
-    ],
-)  # fmt: skip
-def test_block_sizes(nbytes: int, rows: int, expected: int) -> None:
-    assert block_bytes(nbytes, rows) == expected
+def unpacked(packed: bytes, nbytes: int) -> Proof:
+    proof = Proof.unpack(packed, nbytes)
+    return Proof(list(proof.bounds), list(proof.running), proof.row_major)
 
 
-@given(st.integers(1, 1 << 12), st.integers(1, 1 << 20))
-def test_blocks_are_neither_small_nor_many(rows: int, row_nbytes: int) -> None:
-    nbytes = rows * row_nbytes
-    size = block_bytes(nbytes, rows)
-    assert min(nbytes, 8 * KiB) <= size <= LARGEST_BLOCK_BYTES
-    count = -(-nbytes // size)
-    assert count <= 2 * max(BLOCKS_OF_SMALLER, nbytes // LARGEST_BLOCK_BYTES) + 2
-
-
-def test_a_terabyte_costs_eight_megabytes() -> None:
-    assert 4 * (1 << 40) // block_bytes(1 << 40, 1 << 18) == 8 * MiB
-
-
-def shard(rows: int, ranks: int, rank: int) -> range:
-    """The rows of one rank, as ``torch.chunk`` and DTensor divide them."""
-    each = -(-rows // ranks)
-    return range(min(rows, rank * each), min(rows, (rank + 1) * each))
-
-
-def reshard(rows: int, row_nbytes: int, saved: int, loaded: int) -> float:
-    """Bytes fetched beside bytes needed, by all ranks together, when shards are loaded by other ranks."""
-    needed = fetched_bytes = 0
-    for source, target in itertools.product(range(saved), range(loaded)):
-        stored, wanted = shard(rows, saved, source), shard(rows, loaded, target)
-        common = range(max(stored.start, wanted.start), min(stored.stop, wanted.stop))
-        if not common:
-            continue
-        nbytes = len(stored) * row_nbytes
-        size = block_bytes(nbytes, len(stored))
-        proof = Proof(size, nbytes, [0] * -(-nbytes // size), row_major=True)
-        span = ByteRange((common.start - stored.start) * row_nbytes, (common.stop - stored.start) * row_nbytes)
-        needed += len(span)
-        fetched_bytes += len(span) + sum(map(len, proof.edges([span])))
-    assert needed == rows * row_nbytes
-    return fetched_bytes / needed
-
-
-TABLE = [
-    # rows, bytes of a row, ranks that saved, ranks that load, most bytes fetched for one that is needed
-    *[(rows, width, n, m, 1.0)
-      for rows, width in ((4096, 8192), (11008, 8192), (14336, 16384), (128256, 8192), (1024, 2048), (32000, 8192))
-      for n, m in ((1, 2), (1, 4), (1, 8), (1, 64), (2, 4), (8, 2), (8, 4), (4, 8), (8, 64), (64, 8))
-      if rows * width // m >= 256 * KiB],
-    *[(480, width, n, m, 1.0) for width in (960, 1920) for n, m in ((1, 2), (1, 4), (2, 4), (4, 2))],
-    *[(4096, 8192, 1, m, 1.0) for m in (128, 256)],
-    *[(rows, width, 1, m, 1.05)
-      for rows, width in ((4096, 8192), (11008, 8192), (14336, 16384), (128256, 8192), (50257, 3072))
-      for m in (3, 5, 6, 7, 9, 10, 11, 12)],
-    *[(rows, width, n, m, 1.05)
-      for rows, width in ((4096, 8192), (128256, 8192), (50257, 3072))
-      for n, m in ((1, 2), (3, 1), (2, 3), (3, 2), (8, 4), (8, 6), (6, 8), (8, 12))],
-    *[(4096, 8192, 1, m, most) for m, most in ((24, 1.1), (48, 1.2), (96, 1.4))],
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("rows", "row_nbytes", "saved", "loaded", "most"), TABLE)
-def test_proof_of_shards_costs_few_bytes(rows: int, row_nbytes: int, saved: int, loaded: int, most: float) -> None:
-    assert reshard(rows, row_nbytes, saved, loaded) <= most
-
-
-@given(st.binary(max_size=1000), st.booleans())
-def test_proofs_come_back(tail: bytes, row_major: bool) -> None:
+@given(st.binary(max_size=1000), st.integers(0, 300), st.booleans())
+def test_proofs_come_back(tail: bytes, rows: int, row_major: bool) -> None:
     data = bytes(130 * KiB) + tail
-    writer = ProofWriter(len(data))
+    writer = ProofWriter(len(data), rows)
     writer.add(memoryview(data))
-    proof = Proof.unpack(writer.packed(row_major=row_major), len(data))
-    assert (proof.row_major, proof.nbytes, proof.block_bytes) == (row_major, len(data), 16 * KiB)
-    assert list(proof.crcs) == writer.crcs
+    expected = proof_of(data, list(block_bounds(len(data), rows)), row_major=row_major)
+    assert unpacked(writer.packed(row_major=row_major), len(data)) == expected
 
 
-@pytest.mark.parametrize("row_major", [True, False])
-def test_proofs_of_the_first_form_are_read(row_major: bool) -> None:
-    """A byte with the logarithm of the size, then the CRC32s."""
-    packed = bytes([16 | (0x80 if row_major else 0)]) + b"abcdefgh"
-    proof = Proof.unpack(packed, 65 * KiB)
-    assert (proof.row_major, proof.nbytes, proof.block_bytes) == (row_major, 65 * KiB, 64 * KiB)
-    assert list(proof.crcs) == [0x64636261, 0x68676665]
+def test_how_a_tensors_proof_is_packed() -> None:
+    """A byte of form, the number of rows, and running CRC32s."""
+    data = random.Random(0).randbytes(48 * KiB)
+    writer = ProofWriter(len(data), 3)
+    writer.add(memoryview(data))
+    running = b"".join(zlib.crc32(data[: row * 16 * KiB]).to_bytes(4, "little") for row in (1, 2, 3))
+    assert writer.packed() == b"\x82\3\0\0\0\0\0\0\0" + running
+    assert writer.packed(row_major=False) == b"\2\3\0\0\0\0\0\0\0" + running
+
+
+def test_how_the_proof_of_what_nobody_slices_is_packed() -> None:
+    """A byte of form, the size of blocks, and the CRC32 of each."""
+    data = random.Random(0).randbytes(600 * KiB)
+    writer = ProofWriter(None)
+    writer.add(memoryview(data)[:1000])
+    writer.add(memoryview(data)[1000:])
+    blocks = [data[: 512 * KiB], data[512 * KiB :]]
+    assert writer.packed() == b"\x81\0\0\x08\0" + b"".join(zlib.crc32(each).to_bytes(4, "little") for each in blocks)
+    assert unpacked(writer.packed(), len(data)) == proof_of(data, [0, 512 * KiB, 600 * KiB])
+
+
+#: Forms that are read, and not written for tensors of this size: a byte, and what follows it.
+OLDER_FORMS = {
+    "the logarithm of the size": b"\x90",
+    "the same, of a transposed tensor": b"\x10",
+    "the size": b"\x81\0\0\1\0",
+    "the same of a transposed one": b"\x01\0\0\1\0",
+}
+
+
+@pytest.mark.parametrize("form", OLDER_FORMS)
+def test_proofs_of_older_forms_are_read(form: str) -> None:
+    header = OLDER_FORMS[form]
+    data = random.Random(0).randbytes(65 * KiB)
+    packed = header + b"".join(zlib.crc32(each).to_bytes(4, "little") for each in (data[: 64 * KiB], data[64 * KiB :]))
+    expected = proof_of(data, [0, 64 * KiB, 65 * KiB], row_major=header[0] >= 0x80)
+    assert unpacked(packed, len(data)) == expected
 
 
 @pytest.mark.parametrize(
@@ -159,22 +122,56 @@ def test_proofs_of_the_first_form_are_read(row_major: bool) -> None:
         b"\x15abcd",
         b"\x01" + (MOST_BLOCK_BYTES + 1).to_bytes(4, "little") + b"abcd",
         b"\xffabcd",
+        b"\x02",
+        b"\x02\1\0\0",
+        b"\x02\1\0\0\0\0\0\0\0",
+        b"\x82\1\0\0\0\0\0\0\0abc",
+        b"\x82\1\0\0\0\0\0\0\0abcdefgh",
+        b"\x82" + (1001).to_bytes(8, "little") + b"abcd",  # more rows than bytes
+        b"\x82" + b"\xff" * 8 + b"abcd",
         7,
         "x",
     ],
 )
 def test_proofs_that_cannot_be(packed: Any) -> None:
+    assert Proof.unpack(b"\x82" + (1000).to_bytes(8, "little") + b"abcd", 1000).crc32() == 0x64636261
     with pytest.raises(MetadataError):
         Proof.unpack(packed, 1000)
 
 
+@pytest.mark.parametrize("form", ["\x82\1\0\0\0\0\0\0\0", "\x82\0\0\0\0\1\0\0\0", "\x81\0\0\x08\0", "\x90"])
+@pytest.mark.parametrize("nbytes", [-1, -(1 << 40), 20 * MiB, 1 << 40, 1 << 62, 1 << 80])
+def test_no_bounds_are_made_of_which_there_cannot_be_so_many(
+    form: str, nbytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Metadata may say that anything is stored: that takes no more time and memory than there are CRC32s."""
+    monkeypatch.setattr(proofs, "block_bounds", lambda nbytes, rows: pytest.fail(f"for {nbytes} in {rows}"))
+    with pytest.raises(MetadataError):
+        Proof.unpack(form.encode("latin-1") + b"abcd" * 10, nbytes)
+
+
+@pytest.mark.parametrize("packed", [b"\x81\0\0\x08\0", b"\x82\5\0\0\0\0\0\0\0", b"\x82\0\0\0\0\0\0\0\0"])
+def test_the_proof_of_nothing(packed: bytes) -> None:
+    with pytest.raises(MetadataError):
+        Proof.unpack(packed, -1)
+    assert Proof.unpack(packed, 0).crc32() == 0
+    assert not Proof.unpack(packed, 0).edges([])
+    assert ProofWriter(0, 5).packed() == b"\x82\5\0\0\0\0\0\0\0"
+
+
+def test_forms_can_be_compared_only_with_their_own() -> None:
+    forms = [form_of(packed + b"abcdefgh") for packed in (b"\x90", b"\x10", b"\x81\0\0\1\0", b"\x82\5" + bytes(7))]
+    assert forms == [b"\x90", b"\x10", b"\x81\0\0\1\0", b"\x82\5" + bytes(7)]
+    assert form_of(b"\x33abcd") == b"\x33abcd"  # of no known form
+
+
 @st.composite
 def spans_of_blocks(draw: st.DrawFn) -> tuple[Proof, list[ByteRange]]:
-    size = draw(st.sampled_from([4, 64, 256]))
-    nbytes = draw(st.integers(1, 40 * size))
-    cuts = sorted(draw(st.sets(st.integers(0, nbytes), max_size=8)))
+    nbytes = draw(st.integers(1, 2000))
+    bounds = draw(bounds_of_blocks(nbytes))
+    cuts = sorted(draw(st.sets(st.integers(0, nbytes) | st.sampled_from(bounds), max_size=8)))
     spans = [ByteRange(start, end) for start, end in zip(cuts[::2], cuts[1::2], strict=False)]
-    return Proof(size, nbytes, [0] * -(-nbytes // size), row_major=True), spans
+    return Proof(bounds, [], row_major=True), spans
 
 
 def positions(span: ByteRange) -> range:
@@ -187,54 +184,24 @@ def test_edges_complete_blocks_and_nothing_else(case: tuple[Proof, list[ByteRang
     edges = proof.edges(spans)
     assert all(edge.start < edge.end for edge in edges)
     taken = sorted(itertools.chain.from_iterable(map(positions, [*spans, *edges])))
-    blocks = {at // proof.block_bytes for span in spans for at in positions(span)}
-    assert taken == [at for number in sorted(blocks) for at in positions(proof.block(number))]
+    blocks = [proof.block(number) for number in range(len(proof.bounds) - 1)]
+    touched = [block for block in blocks if any(block.start < span.end and span.start < block.end for span in spans)]
+    assert taken == [at for block in touched for at in positions(block)]
     assert edges == sorted(edges)
 
 
-@given(st.data())
-def test_damage_in_whole_blocks_is_found_and_nothing_else(data: st.DataObject) -> None:
-    nbytes = data.draw(st.integers(1, 300))
-    stored = bytearray(data.draw(st.binary(min_size=nbytes, max_size=nbytes)))
-    writer = ProofWriter(None)
-    writer.block_bytes = 16
-    writer.add(memoryview(stored))
-    cuts = sorted({0, nbytes, *data.draw(st.lists(st.integers(0, nbytes), max_size=8))})
-    pieces = list(itertools.pairwise(cuts))
-    noted: list[tuple[int, int]] = data.draw(st.permutations(pieces))
-    is_left_out: bool = data.draw(st.booleans())
-    left_out = noted.pop() if is_left_out else (0, 0)
-    at = data.draw(st.none() | st.integers(0, nbytes - 1))
-    if at is not None:
-        stored[at] ^= 1
-    check = Check(Proof(16, nbytes, writer.crcs, row_major=True))
-    for start, end in noted:
-        check.note(start, memoryview(stored)[start:end])
-        if data.draw(st.booleans()):  # asked for more than once, as it is told of some bytes when they land
-            check.note_rest([(start, memoryview(stored)[start:end])])
-    block = ByteRange(at // 16 * 16, min(at // 16 * 16 + 16, nbytes)) if at is not None else None
-    seen = block is not None and (left_out[1] <= block.start or left_out[0] >= block.end or left_out[0] == left_out[1])
-    assert check.damaged() == (block if seen else None)
-
-
-@given(st.data())
-def test_what_nobody_noted_is_noted_at_the_end(data: st.DataObject) -> None:
-    content = data.draw(st.binary(min_size=1, max_size=100))
-    memory = memoryview(content)
-    size = data.draw(st.integers(1, 40))
-    writer = ProofWriter(None)
-    writer.block_bytes = size
-    writer.add(memory)
-    check = Check(data.draw(st.none() | st.just(Proof(size, len(content), writer.crcs, row_major=True))))
-    cuts = sorted({0, len(content), *data.draw(st.lists(st.integers(0, len(content)), max_size=8))})
-    pieces = list(itertools.pairwise(cuts))
-    for start, end in data.draw(st.lists(st.sampled_from(pieces), unique=True)):
-        check.note(start, memory[start:end])
-    landed = data.draw(st.permutations(pieces)) if data.draw(st.booleans()) else [(0, len(content))]
-    check.note_rest([(start, memory[start:end]) for start, end in landed])
-    assert check.crc32() == zlib.crc32(content)
-    assert sum(end - start for start, end, _ in check._ascending()) == len(content)
-    assert check.damaged() is None
+@given(st.integers(1, 400), st.data())
+def test_a_known_proof_is_what_it_was(rows: int, data: st.DataObject) -> None:
+    """Whatever views the bytes come in once more, and whatever there is now where blocks are whole."""
+    content = random.Random(rows).randbytes(rows * 500)
+    taken = ProofWriter(len(content), rows)
+    taken.add(memoryview(content))
+    known = KnownProof(taken)
+    cuts = sorted([0, len(content), *data.draw(st.lists(st.integers(0, len(content)), max_size=5))])
+    for start, end in itertools.pairwise(cuts):
+        assert known.add(memoryview(content)[start:end]) == zlib.crc32(content[start:end])
+    assert known.packed() == taken.packed()
+    assert KnownProof(taken).add(memoryview(bytes(len(content)))) == zlib.crc32(content)
 
 
 @given(st.binary(max_size=100 * KiB), st.integers(0, (1 << 32) - 1), st.booleans())
@@ -494,7 +461,7 @@ def test_proof_costs_no_request_and_few_bytes(
     assert same_bits(local.load(target, planner=Slices({"w": (101, 0)})), {"w": part})
     without = fetched(local_endpoint), len(data_gets(local_endpoint))
     assert with_proof[1] == without[1]
-    assert without[0] < with_proof[0] <= without[0] + 2 * block_bytes(1000 * 4004, 1000)
+    assert without[0] < with_proof[0] <= without[0] + 2 * largest_block_bytes(1000 * 4004)
 
 
 @pytest.mark.parametrize("form", SerializationFormat)
@@ -515,6 +482,23 @@ def test_shards_are_proven_to_their_first_and_last_bit(
         local_endpoint.flip_bit(local.bucket, key, at)
         mismatch_of(lambda: local.load(target, planner=Slices({"w": (129, 0)})))
         local_endpoint.flip_bit(local.bucket, key, at)
+
+
+@pytest.mark.parametrize("ranks", [24, 48, 96])
+def test_shards_that_do_not_divide_the_rows_cost_little_beside_them(
+    local: Place, local_endpoint: LocalEndpoint, ranks: int
+) -> None:
+    """As ``torch.chunk`` and FSDP2 shard 32 MiB; loaded rank by rank, each bit as it was."""
+    whole = random_tensor((4096, 2048), torch.float32, 5)
+    local.save({"w": whole})
+    local_endpoint.reset_stats()
+    start = 0
+    for part in torch.chunk(whole, ranks):
+        target = {"w": torch.zeros_like(part)}
+        assert same_bits(local.load(target, planner=Slices({"w": (start, 0)})), {"w": part})
+        start += len(part)
+    assert start == len(whole)
+    assert fetched(local_endpoint) <= 1.05 * whole.nbytes
 
 
 SLICES: dict[str, tuple[torch.Tensor, tuple[int, int], tuple[int, int]]] = {

@@ -6,120 +6,96 @@ that is made anyway; of small ones there is one block), and of all bytes of seri
 They are an attribute of the item's ``_StorageInfo``, which stock DCP neither looks at nor loses: the commit makes them
 stand with the checkpoint, and no load makes a request for them. No I/O.
 
-What a load proves: every byte. A slice that begins or ends within a block fetches the rest of that block, too. Blocks
-begin where shards of the first dimension do, for powers of two of them, up to ``MOST_PARTS``, as far as they divide it,
-so that most slices need nothing beside them.
+What a load proves: every byte. A slice that begins or ends within a block fetches the rest of that block, too; see
+``blocks`` for where they begin.
+
+A proof is packed as a byte of form, what the blocks' bounds follow from, and CRC32s, all little-endian. Form 2: from
+the number of rows, in eight bytes; the CRC32s are running ones, of all bytes up to the end of each block. Form 1: they
+are of one size, in four bytes, but for the last one; the CRC32s are of each alone. Forms 16 to 20 are that size's
+logarithm, and nothing follows but such CRC32s. Written are form 2 for tensors, 16 for small ones, and 1 for what nobody
+slices; any form is read for anything.
 """
 
 from __future__ import annotations
 
-import math
 import sys
 from array import array
-from collections import deque
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from operator import itemgetter
 
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 
-from aiockpt.crc import BlockCrcs, crc32, crc32_by_blocks, crc32_combine, crc32_of_blocks
+from aiockpt.crc import BlockCrcs, crc32_by_blocks, crcs_of_each, running_crcs
+from aiockpt.dcp.blocks import block_bounds, largest_block_bytes
 from aiockpt.errors import MetadataError
 from aiockpt.model import ByteRange, KiB, MiB
 
 #: The attribute of ``_StorageInfo``.
 ATTRIBUTE = "aiockpt_crc32s"
 
-#: Blocks are about a 256th of a tensor, within these bounds: 1 KiB of CRC32s for what is 4 to 128 MiB large, then 8 to
-#: 16 bytes for each MiB. So any 12 ranks that share a tensor of 4 MiB and more fetch less than 1/20 beside what they
-#: need. Blocks of 256 KiB make the pass 3 % slower than one stretch, of 64 KiB 15 %, of 16 KiB 70 % (zlib-ng, AVX-512).
-SMALLEST_BLOCK_BYTES = 16 * KiB
-LARGEST_BLOCK_BYTES = 512 * KiB
-BLOCKS_OF_SMALLER = 256
+#: What nobody slices has blocks of this size, which tell where damage is.
+BLOCK_BYTES = 512 * KiB
 
-#: No version has written larger ones. What is fetched beside a slice is less than two of them.
+#: No version has written larger ones.
 MOST_BLOCK_BYTES = MiB
 
-#: Where rows cannot be divided into ``FEWEST_PARTS``, slices begin anywhere, and blocks are this much smaller, so that
-#: what is fetched beside a slice is little. Such are few: embeddings of odd vocabularies.
-FINER = 2
-FEWEST_PARTS = 8
-
-#: Shards that are foreseen: more of them would be smaller than blocks.
-MOST_PARTS = BLOCKS_OF_SMALLER
-
-#: Flag in the first byte: the elements lie in row-major order.
+#: Flag in the first byte: the elements lie in row-major order. The rest of it is the form.
 _ROW_MAJOR = 0x80
-
-#: The rest of the first byte: the size of blocks follows, in four bytes. Other values are its logarithm, and no size
-#: follows: what was written before sizes followed the rows.
-_SIZE_FOLLOWS = 0x01
-_SIZE_BYTES = 4
+_SIZE_FOLLOWS = 1
+_ROWS_FOLLOW = 2
 _LOGARITHMS = range(16, 21)
+
+#: Bytes before the CRC32s, by form.
+_HEADER_BYTES = {_SIZE_FOLLOWS: 1 + 4, _ROWS_FOLLOW: 1 + 8, **dict.fromkeys(_LOGARITHMS, 1)}
 
 #: What is no larger than this can be noted as one block, by a byte that is a logarithm and its CRC32.
 MOST_WHOLE_BYTES = 1 << _LOGARITHMS[0]
 _WHOLE = {row_major: bytes([_LOGARITHMS[0] | row_major * _ROW_MAJOR]) for row_major in (False, True)}
 
 
-@lru_cache(maxsize=4096)
-def block_bytes(nbytes: int, rows: int = 1) -> int:
-    """The size of the blocks of ``nbytes`` bytes, which are ``rows`` equal rows.
-
-    The largest size up to what is aimed at that divides the parts which shards of the rows would be.
-    """
-    aim = _clamped(nbytes // BLOCKS_OF_SMALLER)
-    most = MOST_PARTS
-    while most > 1 and nbytes < most * aim:
-        most //= 2
-    parts = math.gcd(rows, most)
-    part = nbytes // parts
-    least = -(-part // aim)
-    counts = range(max(1, least), 2 * least + 1)
-    if parts >= min(FEWEST_PARTS, most) and (fitting := [count for count in counts if part % count == 0]):
-        return part // fitting[0]
-    return max(SMALLEST_BLOCK_BYTES, aim // FINER)
-
-
-def _clamped(nbytes: int) -> int:
-    return min(LARGEST_BLOCK_BYTES, max(SMALLEST_BLOCK_BYTES, nbytes))
-
-
 class ProofWriter(BlockCrcs):
-    """Takes the CRC32s of the blocks of ``nbytes`` bytes in ``rows`` rows; None: of what nobody slices."""
+    """Takes the CRC32s of the blocks of ``nbytes`` bytes in ``rows`` rows; None: of what nobody slices.
 
-    __slots__ = ()
+    Attributes:
+        rows: as given; None: of what nobody slices.
+    """
+
+    __slots__ = ("rows",)
 
     def __init__(self, nbytes: int | None, rows: int = 1) -> None:
-        super().__init__(LARGEST_BLOCK_BYTES if nbytes is None else block_bytes(nbytes, rows))
+        super().__init__(range(0, sys.maxsize, BLOCK_BYTES) if nbytes is None else block_bounds(nbytes, rows))
+        self.rows = rows if nbytes is not None else None
 
     def packed(self, *, row_major: bool = True) -> bytes:
-        """What is kept in ``.metadata``: a byte of form, the blocks' size, the CRC32s, little-endian."""
-        form = _SIZE_FOLLOWS | (_ROW_MAJOR if row_major else 0)
-        size = self.block_bytes.to_bytes(_SIZE_BYTES, "little")
-        return bytes([form]) + size + _swapped(array("I", self.crcs)).tobytes()
+        """What is kept in ``.metadata``."""
+        if self.rows is None:
+            bounds = [*self.bounds[: len(self.running)], self._nbytes]
+            form, follows, crcs = _SIZE_FOLLOWS, BLOCK_BYTES, crcs_of_each(self.running, bounds)
+        else:
+            form, follows, crcs = _ROWS_FOLLOW, self.rows, self.running
+        header = bytes([form | row_major * _ROW_MAJOR]) + follows.to_bytes(_HEADER_BYTES[form] - 1, "little")
+        return header + _swapped(array("I", crcs)).tobytes()
 
 
 class KnownProof(ProofWriter):
-    """A proof that has been taken before, of ``nbytes`` bytes that are added once more.
+    """A tensor's proof that has been taken before, of bytes that are added once more.
 
     Of these only what lies in blocks that are cut through is read.
     """
 
-    __slots__ = ("_added", "_nbytes")
+    __slots__ = ("_added",)
 
-    def __init__(self, taken: ProofWriter, nbytes: int) -> None:
+    def __init__(self, taken: ProofWriter) -> None:
         super().__init__(None)
-        self.block_bytes, self.crcs = taken.block_bytes, taken.crcs
-        self._nbytes = nbytes
+        self.bounds, self.rows, self.running = taken.bounds, taken.rows, taken.running
         self._added = 0
 
     def add(self, view: memoryview) -> int:
         """Go on with *view*; returns its CRC32."""
         start = self._added
         self._added += len(view)
-        return crc32_by_blocks(view, start, self.crcs, self.block_bytes, self._nbytes)
+        return crc32_by_blocks(view, start, self.running, self.bounds)
 
 
 def rows(shape: Sequence[int]) -> int:
@@ -140,7 +116,7 @@ def is_packed_whole(packed: bytes, crc: int, nbytes: int) -> bool:
 
 def form_of(packed: bytes) -> bytes:
     """What a packed proof says beside the CRC32s: those of two forms cannot be compared."""
-    return packed[: _form(packed)[1]]
+    return packed[: _header_nbytes(packed) or None]
 
 
 def is_row_major(packed: bytes | None) -> bool | None:
@@ -157,18 +133,16 @@ def attach(place: _StorageInfo, packed: bytes | None) -> _StorageInfo:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """CRC32s of consecutive blocks.
+    """Running CRC32s at the bounds of consecutive blocks.
 
     Attributes:
-        block_bytes: the size of all blocks but the last.
-        nbytes: of all of them.
-        crcs: of each.
+        bounds: where each block begins, and where the last one ends.
+        running: CRC32s of all bytes up to the end of each block.
         row_major: whether what is proven are elements in row-major order.
     """
 
-    block_bytes: int
-    nbytes: int
-    crcs: Sequence[int]
+    bounds: Sequence[int]
+    running: Sequence[int]
     row_major: bool
 
     @classmethod
@@ -178,21 +152,27 @@ class Proof:
         Raises:
             MetadataError: it does not fit ``nbytes``.
         """
-        size, crcs_at = _form(packed)
-        if not 0 < size <= MOST_BLOCK_BYTES or len(packed) - crcs_at != 4 * -(-nbytes // size):
+        header_nbytes = _header_nbytes(packed)
+        bounds = _bounds(packed, header_nbytes, nbytes) if header_nbytes else None
+        if bounds is None or len(packed) - header_nbytes != 4 * (len(bounds) - 1):
             raise MetadataError(f"the CRC32s in the metadata are not those of {nbytes} bytes")
         crcs = array("I")
-        crcs.frombytes(packed[crcs_at:])
-        return cls(size, nbytes, _swapped(crcs), bool(packed[0] & _ROW_MAJOR))
+        crcs.frombytes(packed[header_nbytes:])
+        _swapped(crcs)
+        is_running = packed[0] & ~_ROW_MAJOR == _ROWS_FOLLOW
+        return cls(bounds, crcs if is_running else running_crcs(crcs, bounds), bool(packed[0] & _ROW_MAJOR))
 
     def block(self, number: int) -> ByteRange:
         """The bytes of a block."""
-        start = number * self.block_bytes
-        return ByteRange(start, min(start + self.block_bytes, self.nbytes))
+        return ByteRange(self.bounds[number], self.bounds[number + 1])
+
+    def before(self, number: int) -> int:
+        """The CRC32 of all bytes before a block."""
+        return self.running[number - 1] if number else 0
 
     def crc32(self) -> int:
         """Of all bytes."""
-        return crc32_of_blocks(self.crcs, self.block_bytes, self.nbytes)
+        return self.before(len(self.running))
 
     def edges(self, spans: Sequence[ByteRange]) -> list[ByteRange]:
         """What else to fetch for all blocks to be whole, ascending.
@@ -202,20 +182,32 @@ class Proof:
         """
         edges: list[ByteRange] = []
         done = 0  # bytes before are fetched
-        for span, after in zip(spans, [*(span.start for span in spans[1:]), self.nbytes], strict=False):
-            before = ByteRange(max(done, span.start // self.block_bytes * self.block_bytes), span.start)
-            behind = ByteRange(span.end, min(after, -(-span.end // self.block_bytes) * self.block_bytes))
+        for span, after in zip(spans, [*(span.start for span in spans[1:]), self.bounds[-1]], strict=False):
+            before = ByteRange(max(done, self.bounds[bisect_right(self.bounds, span.start) - 1]), span.start)
+            behind = ByteRange(span.end, min(after, self.bounds[bisect_left(self.bounds, span.end)]))
             edges += [edge for edge in (before, behind) if len(edge)]
             done = behind.end
         return edges
 
 
-def _form(packed: object) -> tuple[int, int]:
-    """The size of a packed proof's blocks, and where its CRC32s begin; a size of 0 if it is none."""
-    form = packed[0] & ~_ROW_MAJOR if isinstance(packed, bytes) and packed else 0
-    if isinstance(packed, bytes) and form == _SIZE_FOLLOWS:
-        return int.from_bytes(packed[1 : 1 + _SIZE_BYTES], "little"), 1 + _SIZE_BYTES
-    return (1 << form if form in _LOGARITHMS else 0), 1
+def _header_nbytes(packed: object) -> int:
+    """Where a packed proof's CRC32s begin; 0 if it is none."""
+    return _HEADER_BYTES.get(packed[0] & ~_ROW_MAJOR, 0) if isinstance(packed, bytes) and packed else 0
+
+
+def _bounds(packed: bytes, header_nbytes: int, nbytes: int) -> Sequence[int] | None:
+    """The bounds of the blocks of ``nbytes`` bytes; None if there cannot be so many CRC32s.
+
+    Whoever wrote the metadata may have them say anything: no more bounds are made than there are CRC32s, nearly.
+    """
+    form, follows = packed[0] & ~_ROW_MAJOR, int.from_bytes(packed[1:header_nbytes], "little")
+    count = (len(packed) - header_nbytes) // 4
+    if form == _ROWS_FOLLOW:
+        is_enough = 0 <= nbytes <= count * largest_block_bytes(nbytes)
+        return block_bounds(nbytes, follows) if is_enough and (follows <= nbytes or not nbytes) else None
+    size = follows if form == _SIZE_FOLLOWS else 1 << form
+    fits = 0 < size <= MOST_BLOCK_BYTES and nbytes >= 0 and count == -(-nbytes // size)
+    return [*range(0, nbytes, size), nbytes] if fits else None
 
 
 def _swapped(crcs: array[int]) -> array[int]:
@@ -223,80 +215,3 @@ def _swapped(crcs: array[int]) -> array[int]:
     if sys.byteorder == "big":
         crcs.byteswap()
     return crcs
-
-
-class Check:
-    """Takes the CRC32s of what has landed, piece by piece in any order, and compares.
-
-    Args:
-        proof: what to compare with; None: only the whole's CRC32 is asked for.
-    """
-
-    def __init__(self, proof: Proof | None) -> None:
-        self._proof = proof
-        self._block_bytes = proof.block_bytes if proof is not None else sys.maxsize
-        self._pieces: dict[int, tuple[int, int]] = {}  # by end: start and CRC32; none reaches over a block's bounds
-
-    def note(self, start: int, memory: memoryview) -> None:
-        """These bytes are those from ``start`` on; nobody else notes them. From any thread."""
-        end = start + len(memory)
-        while start < end:
-            stop = min(end, (start // self._block_bytes + 1) * self._block_bytes)
-            before = self._pieces.pop(start, None) if start % self._block_bytes else None
-            first, crc = before or (start, 0)
-            self._pieces[stop] = first, crc32(memory[: stop - start], crc)
-            memory = memory[stop - start :]
-            start = stop
-
-    def note_rest(self, landed: Sequence[tuple[int, memoryview]]) -> None:
-        """Note what has not been noted yet of all that has landed: where it begins, and its memory."""
-        noted = deque(self._noted())
-        for start, memory in sorted(landed, key=itemgetter(0)):
-            at, end = start, start + len(memory)
-            while at < end:
-                while noted and noted[0][1] <= at:
-                    noted.popleft()
-                next_start, next_end = noted[0] if noted else (end, end)
-                if next_start > at:
-                    self.note(at, memory[at - start : min(end, next_start) - start])
-                at = next_end
-
-    def _noted(self) -> list[tuple[int, int]]:
-        """Start and end of what has been noted, ascending, as few stretches as possible."""
-        stretches: list[tuple[int, int]] = []
-        first = last = 0
-        for start, end, _ in self._ascending():
-            if start != last:
-                stretches.append((first, last))
-                first = start
-            last = end
-        return [*stretches, (first, last)]
-
-    def crc32(self) -> int:
-        """Of all that was noted, end to end."""
-        total = 0
-        for start, end, crc in self._ascending():
-            total = crc32_combine(total, crc, end - start)
-        return total
-
-    def damaged(self) -> ByteRange | None:
-        """The first block that was noted as a whole and does not match."""
-        if self._proof is None:
-            return None
-        number, filled, total = -1, 0, 0
-        for start, end, crc in self._ascending():
-            if start // self._block_bytes != number:
-                number = start // self._block_bytes
-                filled, total = self._proof.block(number).start, 0
-            if start != filled:  # a gap: nothing can be said of this block
-                continue
-            total = crc32_combine(total, crc, end - start)
-            filled = end
-            block = self._proof.block(number)
-            if filled == block.end and total != self._proof.crcs[number]:
-                return block
-        return None
-
-    def _ascending(self) -> list[tuple[int, int, int]]:
-        """Start, end and CRC32 of each piece."""
-        return sorted((start, end, crc) for end, (start, crc) in self._pieces.items())

@@ -78,7 +78,7 @@ def proof_of(tensor: torch.Tensor) -> KnownProof | None:
     if not tensor.is_contiguous() or not framable(tensor):  # elements of other bytes, or in another order
         return None
     is_as_it_was = (taken.nbytes, taken.version) == (tensor.nbytes, tensor._version)  # noqa: SLF001  # no public name
-    return KnownProof(taken.proof, taken.nbytes) if is_as_it_was else None
+    return KnownProof(taken.proof) if is_as_it_was else None
 
 
 def _tensors(source: Any, target: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

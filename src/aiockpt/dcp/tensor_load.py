@@ -16,8 +16,8 @@ import torch
 from aiockpt.archive.surprise import StridedPayload, Surprise, require
 from aiockpt.archive.torchload import confirm, is_common_head, order_of
 from aiockpt.archive.torchsave import storage_view
+from aiockpt.dcp.check import Check
 from aiockpt.dcp.items import StoredItem
-from aiockpt.dcp.proof import Check
 from aiockpt.dcp.slices import Stretch, stretches
 from aiockpt.dcp.staging import slab_bytes
 from aiockpt.dcp.tasks import BLOCK_BYTES, Loading, Task, landable, lasting, mismatch, not_those_saved, target_of

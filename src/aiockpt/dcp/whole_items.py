@@ -19,8 +19,8 @@ from aiockpt.archive.surprise import Surprise
 from aiockpt.archive.torchload import common_payload, payload_of
 from aiockpt.archive.torchsave import storage_view
 from aiockpt.crc import crc32
+from aiockpt.dcp.check import Check
 from aiockpt.dcp.items import StoredItem
-from aiockpt.dcp.proof import Check
 from aiockpt.dcp.staging import slab_bytes
 from aiockpt.dcp.tasks import Loading, Task, landable, lasting, mismatch, not_those_saved, target_of, tensor_at
 from aiockpt.engine.download import Read

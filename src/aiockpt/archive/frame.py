@@ -183,11 +183,11 @@ class _NarrowTail:
 class _FrameTail:
     """A template in which only what follows from the payload's CRC32 is missing: it is filled in for every item."""
 
-    __slots__ = ("_addend", "_pack", "_seed", "_texts")
+    __slots__ = ("_pack", "_seed", "_seed_addend", "_texts")
 
     def __init__(self, template: bytes, *, seed: int, id_at: int, crc_at: int, id_crcs_at: tuple[int, int]) -> None:
         self._seed = seed
-        self._addend = _addend(seed)
+        self._seed_addend = _addend(seed)
         id_end, id_entry = id_crcs_at
         holes = ((_DESCRIPTOR_CRC, 4), (id_at, _ID_NBYTES), (id_end, 4), (crc_at, 4), (id_entry, 4))
         starts = [0, *(at + nbytes for at, nbytes in holes)]
@@ -198,7 +198,7 @@ class _FrameTail:
 
     def filled(self, crc: int) -> bytes:
         """The tail of a payload with this CRC32."""
-        seed = self._seed ^ ((crc + self._addend) & _MASK)
+        seed = self._seed ^ ((crc + self._seed_addend) & _MASK)
         serialization_id = _serialization_id(seed ^ ((_VERSION_CRC + _addend(seed)) & _MASK))
         id_crc = crc32(serialization_id)
         a, b, c, d, e, f = self._texts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections import Counter
@@ -24,6 +23,7 @@ from aiockpt.errors import AccessDenied, ConfigError
 from aiockpt.model import MiB
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
 from dcp.checkpoints import Place, emptied, failure, random_tensor, same_bits
+from dcp.workers.telling import TellingPlanner, nice_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
@@ -31,10 +31,6 @@ STATE = {"one": random_tensor((11, 256, 1024), torch.float32), "step": 3}
 LARGE = {"one": torch.zeros(96 * MiB, dtype=torch.uint8)}
 HALVES = {"one": LARGE["one"][: 48 * MiB], "two": LARGE["one"][48 * MiB :]}
 SETTINGS: dict[str, Any] = {"part_size": 5 * MiB, "hedge_share": 0.0, "background_share": 100.0}
-
-
-def nice_of(thread: int) -> int:
-    return os.getpriority(os.PRIO_PROCESS, thread)
 
 
 class NicePlanner(DefaultSavePlanner):
@@ -75,18 +71,6 @@ def test_all_of_its_threads_give_way_and_no_others(nice: int, local: Place) -> N
     assert nices[f"aiockpt-background-{nice}"] == usual + nice
     assert nices["aiockpt-loop"] == usual
     assert same_bits(local.load(emptied(STATE)), STATE)
-
-
-class TellingPlanner(DefaultSavePlanner):
-    """Writes the nice value of the thread that calls it, in whatever process, to a file."""
-
-    def __init__(self, told: Path) -> None:
-        super().__init__()
-        self._told = told
-
-    def resolve_data(self, write_item: Any) -> Any:
-        self._told.write_text(str(nice_of(threading.get_native_id())))
-        return super().resolve_data(write_item)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nice values are the process's elsewhere")

@@ -137,11 +137,14 @@ def test_paths_as_other_pythons_pickle_them() -> None:
     metadata = sample()
     assert metadata.storage_meta
     metadata.storage_meta.checkpoint_id = pathlib.PurePosixPath("/checkpoints/7")
-    data = pickle.dumps(metadata, protocol=2).replace(b"cpathlib\nPurePosixPath", b"cpathlib._local\nPosixPath")
-    loaded = load(data).storage_meta
-    assert loaded
-    assert loaded.checkpoint_id == Path("/checkpoints/7")
-    data = data.replace(b"cpathlib._local\nPosixPath", b"cpathlib\nWindowsPath")
+    own = f"c{pathlib.PurePosixPath.__module__}\nPurePosixPath".encode()
+    data = pickle.dumps(metadata, protocol=2)
+    assert own in data
+    for module in (b"pathlib", b"pathlib._local"):
+        loaded = load(data.replace(own, b"c" + module + b"\nPosixPath")).storage_meta
+        assert loaded
+        assert loaded.checkpoint_id == Path("/checkpoints/7")
+    data = data.replace(own, b"cpathlib\nWindowsPath")
     loaded = load(data).storage_meta
     assert loaded
     assert isinstance(loaded.checkpoint_id, pathlib.PureWindowsPath)

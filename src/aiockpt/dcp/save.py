@@ -341,5 +341,8 @@ class _WriterStream(io.RawIOBase):
         self._writer.copy_in(view)
         return len(view)
 
+    def flush(self) -> None:
+        """Nothing waits here. After the end, too: the collector may close this before a stream that flushes into it."""
+
     def tell(self) -> int:
         return self._writer.tell()

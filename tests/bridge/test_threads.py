@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -46,9 +47,16 @@ def test_no_loop_thread_waits_for_another(bridge: Bridge, other: Bridge) -> None
     assert other.run(wait) is False
 
 
-def test_the_loops_threads_work_to_the_very_end() -> None:
+STARTS_NO_LATE_THREADS = (3, 12) <= sys.version_info < (3, 12, 3)  # python/cpython#113964
+
+
+@pytest.mark.parametrize(
+    "begun",
+    ["before", pytest.param("after", marks=pytest.mark.skipif(STARTS_NO_LATE_THREADS, reason="this Python cannot"))],
+)
+def test_the_loops_threads_work_to_the_very_end(begun: str) -> None:
     """The standard executor refuses work once the main thread has ended, while other threads still save."""
-    source = """
+    source = f"""
         import asyncio, threading
         from aiockpt.bridge import get_bridge
 
@@ -56,10 +64,24 @@ def test_the_loops_threads_work_to_the_very_end() -> None:
             threading.main_thread().join()
             print(get_bridge().run(lambda: asyncio.to_thread(int, "42")))
 
+        if {begun!r} == "before":
+            get_bridge()
         threading.Thread(target=late).start()
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(source)], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("42\n", "")
+
+
+def test_without_more_threads_the_loops_work_and_end(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert bridge.run(lambda: asyncio.to_thread(threading.get_ident)) == bridge._thread.ident
+    with pytest.raises(ValueError, match="invalid literal"):
+        bridge.run(lambda: asyncio.to_thread(int, "no number"))
+    bridge.close()
+    assert not bridge._thread.is_alive()
 
 
 def test_what_fails_in_the_loops_threads_is_the_callers() -> None:

@@ -16,12 +16,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterat
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 
-import uvloop
-
 from aiockpt.bridge.calls import FORKED, STOPPED, WIND_UP_TIMEOUT_S, Call
 from aiockpt.bridge.leases import Leases
 from aiockpt.bridge.priority import give_way
-from aiockpt.bridge.threads import LoopThread, OwnThreads, refuse_loop_thread
+from aiockpt.bridge.threads import LoopThread, OwnLoop, refuse_loop_thread
 from aiockpt.errors import ClosedError
 from aiockpt.scope import current_scope
 
@@ -37,8 +35,7 @@ class Bridge:
     """
 
     def __init__(self, name: str, nice: int = 0) -> None:
-        self._loop = uvloop.new_event_loop()
-        self._loop.set_default_executor(OwnThreads())
+        self._loop = OwnLoop()
         self._stop = asyncio.Event()
         self._leases = Leases()
         self._calls: set[Call[Any]] = set()  # those that have not ended

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import uvloop
+
 from aiockpt.errors import WrongThreadError
 
 T = TypeVar("T")
@@ -44,7 +46,7 @@ class OwnThreads(concurrent.futures.Executor):
     """
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[T]:
-        """Run ``fn`` in a thread of its own."""
+        """Run ``fn`` in a thread of its own, or in this one if none can be started."""
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
 
         def work() -> None:
@@ -54,5 +56,22 @@ class OwnThreads(concurrent.futures.Executor):
                 except BaseException as error:  # noqa: BLE001  # the future's
                     future.set_exception(error)
 
-        threading.Thread(target=work, name="aiockpt-work", daemon=True).start()
+        try:
+            threading.Thread(target=work, name="aiockpt-work", daemon=True).start()
+        except RuntimeError:  # there is none to be had, see OwnLoop
+            work()
         return future
+
+
+class OwnLoop(uvloop.Loop):
+    """A loop that starts threads of ``OwnThreads`` only, and can do without them.
+
+    Python 3.12.0 to 3.12.2 refuse to start any once the main thread has ended (python/cpython#113964).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set_default_executor(OwnThreads())
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109  # asyncio's
+        """Nothing: uvloop's starts a thread to wait for those of the executor, and ours end with their work."""

@@ -19,6 +19,7 @@ from aiockpt.awaitable.engine import Engine
 from aiockpt.errors import ClosedError, ConfigError, NotFound
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
 from awaitable.states import STATE, Gate, HeldSavePlanner, cancelled, operation_threads, threads_left, until
+from bridge.work import needs_late_threads
 from dcp.checkpoints import Place, emptied, same_bits, save
 
 
@@ -255,6 +256,7 @@ def run(source: str) -> str:
     return done.stdout
 
 
+@needs_late_threads
 def test_exit_waits_for_background_saves(local: Place) -> None:
     settings = f"region='us-east-1', endpoint_url={local.server.endpoint_url!r}"
     run(f"""

@@ -12,7 +12,7 @@ import pytest
 
 from aiockpt.bridge import Bridge, get_bridge
 from aiockpt.errors import WrongThreadError
-from bridge.work import forever, resource, value
+from bridge.work import forever, needs_late_threads, resource, value
 
 
 @pytest.mark.parametrize(
@@ -47,13 +47,7 @@ def test_no_loop_thread_waits_for_another(bridge: Bridge, other: Bridge) -> None
     assert other.run(wait) is False
 
 
-STARTS_NO_LATE_THREADS = (3, 12) <= sys.version_info < (3, 12, 3)  # python/cpython#113964
-
-
-@pytest.mark.parametrize(
-    "begun",
-    ["before", pytest.param("after", marks=pytest.mark.skipif(STARTS_NO_LATE_THREADS, reason="this Python cannot"))],
-)
+@pytest.mark.parametrize("begun", ["before", pytest.param("after", marks=needs_late_threads)])
 def test_the_loops_threads_work_to_the_very_end(begun: str) -> None:
     """The standard executor refuses work once the main thread has ended, while other threads still save."""
     source = f"""

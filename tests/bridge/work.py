@@ -12,6 +12,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+import pytest
+
+#: For what starts threads once the main thread has ended.
+needs_late_threads = pytest.mark.skipif(
+    (3, 12) <= sys.version_info < (3, 12, 3), reason="this Python cannot (python/cpython#113964)"
+)
+
 # A loop in debug mode names each callback of 0.1 s and more, which any may take on a machine that is busy.
 _SLOW_IS_NO_FAULT = """
 import logging

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from aiockpt.testing import Fault, FaultKind, LocalEndpoint
+from bridge.work import needs_late_threads
 from dcp.checkpoints import Place
 from dcp.workers import processes
 
@@ -114,6 +115,7 @@ def program(place: Place, source: str, loop_threads: int) -> subprocess.Complete
     )
 
 
+@needs_late_threads
 @pytest.mark.parametrize("loop_threads", [1, 2])
 def test_exit_waits_for_an_asynchronous_save(local: Place, loop_threads: int) -> None:
     done = program(local, "dcp.async_save(state, storage_writer=writer)", loop_threads)

@@ -14,8 +14,8 @@ one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, reduce
 from itertools import accumulate
 from math import prod
 from operator import mul
@@ -60,16 +60,9 @@ _U32, _U64, _SIZES = Struct("<I"), Struct("<Q"), Struct("<3I")
 _MASK = (1 << 64) - 1
 
 
-def _mixed(seed: int, crcs: Iterable[int]) -> int:
-    """*seed* with further CRCs mixed in, as torch does."""
-    for crc in crcs:
-        seed ^= (crc + _addend(seed)) & _MASK
-    return seed
-
-
-def _addend(seed: int) -> int:
-    """What torch adds to a CRC before it mixes it into *seed*."""
-    return 0x9E3779B9 + (seed << 6) + (seed >> 2)
+def _mixed(seed: int, crc: int) -> int:
+    """*seed* with one more CRC mixed in, as torch does."""
+    return seed ^ ((crc + 0x9E3779B9 + (seed << 6) + (seed >> 2)) & _MASK)
 
 
 def _serialization_id(seed: int) -> bytes:
@@ -111,7 +104,7 @@ class _Geometry:
         cursor += len(piece)
 
         payload_crcs = (payload_crc,) if self._payload_nbytes else ()
-        seed = _mixed(0, (pickle_crc, *_CRCS_BEFORE_PAYLOAD, *payload_crcs, _VERSION_CRC))
+        seed = reduce(_mixed, (pickle_crc, *_CRCS_BEFORE_PAYLOAD, *payload_crcs, _VERSION_CRC), 0)
         serialization_id = _serialization_id(seed)
         records = ((b"archive/version", _VERSION), (b"archive/.data/serialization_id", serialization_id))
         offsets = list(self._offsets)
@@ -173,7 +166,7 @@ class _NarrowTail:
         _U32.pack_into(tail, end_at + _END_DIRECTORY, directory)
         return _FrameTail(
             bytes(tail),
-            seed=_mixed(0, (pickle_crc, *_CRCS_BEFORE_PAYLOAD)),
+            seed=reduce(_mixed, (pickle_crc, *_CRCS_BEFORE_PAYLOAD), 0),
             id_at=at[_ID_PIECE],
             crc_at=entries_at[4] + _ENTRY_CRC,
             id_crcs_at=(at[_ID_END_PIECE] + _DESCRIPTOR_CRC, entries_at[6] + _ENTRY_CRC),
@@ -183,11 +176,10 @@ class _NarrowTail:
 class _FrameTail:
     """A template in which only what follows from the payload's CRC32 is missing: it is filled in for every item."""
 
-    __slots__ = ("_pack", "_seed", "_seed_addend", "_texts")
+    __slots__ = ("_pack", "_seed", "_texts")
 
     def __init__(self, template: bytes, *, seed: int, id_at: int, crc_at: int, id_crcs_at: tuple[int, int]) -> None:
         self._seed = seed
-        self._seed_addend = _addend(seed)
         id_end, id_entry = id_crcs_at
         holes = ((_DESCRIPTOR_CRC, 4), (id_at, _ID_NBYTES), (id_end, 4), (crc_at, 4), (id_entry, 4))
         starts = [0, *(at + nbytes for at, nbytes in holes)]
@@ -198,8 +190,7 @@ class _FrameTail:
 
     def filled(self, crc: int) -> bytes:
         """The tail of a payload with this CRC32."""
-        seed = self._seed ^ ((crc + self._seed_addend) & _MASK)
-        serialization_id = _serialization_id(seed ^ ((_VERSION_CRC + _addend(seed)) & _MASK))
+        serialization_id = _serialization_id(_mixed(_mixed(self._seed, crc), _VERSION_CRC))
         id_crc = crc32(serialization_id)
         a, b, c, d, e, f = self._texts
         return self._pack(a, crc, b, serialization_id, c, id_crc, d, crc, e, id_crc, f)

@@ -84,17 +84,16 @@ class KnownProof(ProofWriter):
     Of these only what lies in blocks that are cut through is read.
     """
 
-    __slots__ = ("_added",)
+    __slots__ = ()
 
     def __init__(self, taken: ProofWriter) -> None:
         super().__init__(None)
         self.bounds, self.rows, self.running = taken.bounds, taken.rows, taken.running
-        self._added = 0
 
     def add(self, view: memoryview) -> int:
         """Go on with *view*; returns its CRC32."""
-        start = self._added
-        self._added += len(view)
+        start = self._nbytes
+        self._nbytes += len(view)
         return crc32_by_blocks(view, start, self.running, self.bounds)
 
 

@@ -180,7 +180,7 @@ async def test_many_breaks_are_outlived_while_bytes_move(
         Fault(FaultKind.CLOSE, "GetObject", count=None),
         Fault(FaultKind.EMPTY_ETAG, "GetObject", count=2),
         Fault(FaultKind.EMPTY_ETAG, "GetObject", count=None),
-        Fault(FaultKind.ERROR, "GetObject", count=None, probability=0.3, seed=5),
+        Fault(FaultKind.ERROR, "GetObject", count=3, probability=0.3, seed=5),
     ],
 )
 async def test_faults_are_outlived(

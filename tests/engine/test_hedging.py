@@ -167,7 +167,7 @@ async def test_a_throttling_service_gets_no_hedges(
     """But the slow request is repeated when it stalls."""
     local_endpoint.add_fault(Fault(FaultKind.ERROR, "GetObject", count=10, probability=0.5, seed=2))
     local_endpoint.add_fault(Fault(FaultKind.STALL, "GetObject", skip=30, after_bytes=50_000))
-    async with LoopEngine(config.merged(hedge_share=1.0, stall_timeout_s=0.8)) as engine:
+    async with LoopEngine(config.merged(hedge_share=1.0, stall_timeout_s=0.8, max_attempts=11)) as engine:
         load = Load(engine, source)
         stats = await load.run()
     load.assert_landed()

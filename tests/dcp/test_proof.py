@@ -61,7 +61,7 @@ def unpacked(packed: bytes, nbytes: int) -> Proof:
 @given(st.binary(max_size=1000), st.integers(0, 300), st.booleans())
 def test_proofs_come_back(tail: bytes, rows: int, row_major: bool) -> None:
     data = bytes(130 * KiB) + tail
-    writer = ProofWriter(len(data), rows)
+    writer = ProofWriter(len(data), (rows,))
     writer.add(memoryview(data))
     expected = proof_of(data, list(block_bounds(len(data), rows)), row_major=row_major)
     assert unpacked(writer.packed(row_major=row_major), len(data)) == expected
@@ -70,7 +70,7 @@ def test_proofs_come_back(tail: bytes, rows: int, row_major: bool) -> None:
 def test_how_a_tensors_proof_is_packed() -> None:
     """A byte of form, the number of rows, and running CRC32s."""
     data = random.Random(0).randbytes(48 * KiB)
-    writer = ProofWriter(len(data), 3)
+    writer = ProofWriter(len(data), (3,))
     writer.add(memoryview(data))
     running = b"".join(zlib.crc32(data[: row * 16 * KiB]).to_bytes(4, "little") for row in (1, 2, 3))
     assert writer.packed() == b"\x82\3\0\0\0\0\0\0\0" + running
@@ -156,7 +156,7 @@ def test_the_proof_of_nothing(packed: bytes) -> None:
         Proof.unpack(packed, -1)
     assert Proof.unpack(packed, 0).crc32() == 0
     assert not Proof.unpack(packed, 0).edges([])
-    assert ProofWriter(0, 5).packed() == b"\x82\5\0\0\0\0\0\0\0"
+    assert ProofWriter(0, (5, 0)).packed() == b"\x82\5\0\0\0\0\0\0\0"
 
 
 def test_forms_can_be_compared_only_with_their_own() -> None:
@@ -194,7 +194,7 @@ def test_edges_complete_blocks_and_nothing_else(case: tuple[Proof, list[ByteRang
 def test_a_known_proof_is_what_it_was(rows: int, data: st.DataObject) -> None:
     """Whatever views the bytes come in once more, and whatever there is now where blocks are whole."""
     content = random.Random(rows).randbytes(rows * 500)
-    taken = ProofWriter(len(content), rows)
+    taken = ProofWriter(len(content), (rows,))
     taken.add(memoryview(content))
     known = KnownProof(taken)
     cuts = sorted([0, len(content), *data.draw(st.lists(st.integers(0, len(content)), max_size=5))])

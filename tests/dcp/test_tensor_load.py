@@ -76,7 +76,7 @@ def test_the_blocks_around_many_rows_take_little_memory_at_a_time(dtype: torch.d
     stored = Stored()
     tensor = random_tensor((24, 768 * KiB), torch.int32, 1).float()  # rows of 3 MiB, blocks of 288 KiB
     starts, lengths = (0, 1000), (24, 300 * KiB)
-    proof = ProofWriter(tensor.nbytes, 24)
+    proof = ProofWriter(tensor.nbytes, tensor.shape)
     proof.add(memoryview(raw_bytes(tensor)))
     item = stored.add("w", tensor, starts, lengths)._replace(crc32s=proof.packed())
     target = torch.zeros(lengths, dtype=dtype)

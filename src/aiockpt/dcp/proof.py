@@ -55,15 +55,16 @@ _WHOLE = {row_major: bytes([_LOGARITHMS[0] | row_major * _ROW_MAJOR]) for row_ma
 
 
 class ProofWriter(BlockCrcs):
-    """Takes the CRC32s of the blocks of ``nbytes`` bytes in ``rows`` rows; None: of what nobody slices.
+    """Takes the CRC32s of the blocks of a tensor of ``nbytes`` bytes and that shape; None: of what nobody slices.
 
     Attributes:
-        rows: as given; None: of what nobody slices.
+        rows: how many the tensor has, one if it has no dimensions; None: of what nobody slices.
     """
 
     __slots__ = ("rows",)
 
-    def __init__(self, nbytes: int | None, rows: int = 1) -> None:
+    def __init__(self, nbytes: int | None, shape: Sequence[int] = ()) -> None:
+        rows = shape[0] if shape else 1
         super().__init__(range(0, sys.maxsize, BLOCK_BYTES) if nbytes is None else block_bounds(nbytes, rows))
         self.rows = rows if nbytes is not None else None
 
@@ -95,11 +96,6 @@ class KnownProof(ProofWriter):
         start = self._nbytes
         self._nbytes += len(view)
         return crc32_by_blocks(view, start, self.running, self.bounds)
-
-
-def rows(shape: Sequence[int]) -> int:
-    """How many rows a tensor of this shape has; one without dimensions is a row."""
-    return shape[0] if shape else 1
 
 
 def packed_whole(crc: int, *, row_major: bool = True) -> bytes:

@@ -33,7 +33,7 @@ from aiockpt.blocking.upload import BlockingUpload, ObjectWriter
 from aiockpt.crc import crc32, crc32_combine
 from aiockpt.dcp.collector import collector_paused
 from aiockpt.dcp.files import FilePlan, item_nbytes
-from aiockpt.dcp.proof import MOST_WHOLE_BYTES, ProofWriter, attach, packed_whole, rows
+from aiockpt.dcp.proof import MOST_WHOLE_BYTES, ProofWriter, attach, packed_whole
 from aiockpt.dcp.snapshot import proof_of
 from aiockpt.dcp.staging import Ring, slab_bytes, staged_blocks
 from aiockpt.engine.upload import UploadStats
@@ -266,7 +266,7 @@ def _write_tensor(writer: ObjectWriter, tensor: torch.Tensor, ring: Ring) -> byt
 
 def _proof(tensor: torch.Tensor) -> ProofWriter:
     """What takes a tensor's proof, or has it."""
-    return proof_of(tensor) or ProofWriter(tensor.nbytes, rows(tensor.shape))
+    return proof_of(tensor) or ProofWriter(tensor.nbytes, tensor.shape)
 
 
 def _write_framed(writer: ObjectWriter, tensor: torch.Tensor, proof: ProofWriter | None) -> int:

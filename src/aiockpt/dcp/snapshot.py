@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from aiockpt.archive.torchsave import framable, plain, storage_view
 from aiockpt.dcp.lent_memory import lend
-from aiockpt.dcp.proof import KnownProof, ProofWriter, rows
+from aiockpt.dcp.proof import KnownProof, ProofWriter
 from aiockpt.model import KiB, MiB
 
 #: Tensors below this lie where torch puts them, and a save takes their CRC32s: they are copied into its parts anyway.
@@ -131,7 +131,7 @@ def _is_at_hand(source: torch.Tensor) -> bool:
 
 
 def _copy_with_proof(source: torch.Tensor, target: torch.Tensor) -> None:
-    proof = ProofWriter(target.nbytes, rows(target.shape))
+    proof = ProofWriter(target.nbytes, target.shape)
     chunk = _CHUNK_BYTES // target.itemsize
     for ours, theirs in zip(torch.split(source.view(-1), chunk), torch.split(target.view(-1), chunk), strict=True):
         theirs.copy_(ours)

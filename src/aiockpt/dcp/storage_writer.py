@@ -25,6 +25,7 @@ from aiockpt.blocking.store import Store
 from aiockpt.bridge import Call
 from aiockpt.config import S3ClientConfig
 from aiockpt.dcp.background import background_store
+from aiockpt.dcp.collector import set_aside, take_back
 from aiockpt.dcp.commit import Survey, commit, lost, replaced_data, survey, withdraw
 from aiockpt.dcp.file_system import S3FileSystem, object_at
 from aiockpt.dcp.files import split
@@ -122,6 +123,7 @@ class S3StorageWriter(FileSystemWriter):
         self._commits = is_coordinator or not self.use_collectives
         self._recording.begin(self._base.uri, self.rank)
         self._survey = self._start_survey(self.prefix_strategy(self.rank or 0))
+        set_aside()  # while DCP plans
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
         """As stock DCP; with rank-local metadata the prefix strategy names the objects here.
@@ -129,10 +131,12 @@ class S3StorageWriter(FileSystemWriter):
         Raises:
             RuntimeError: there is a checkpoint already and ``overwrite`` is False.
         """
+        take_back()
         if not self.overwrite and self._found().exists:
             raise RuntimeError(f"Checkpoint already exists at {self.path} and {self.overwrite=}.")
         if self.rank is not None and not self.use_collectives:
             plan = self._with_prefix(plan, self.rank)
+        set_aside()
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
@@ -150,6 +154,7 @@ class S3StorageWriter(FileSystemWriter):
             PreconditionFailed: another writer has committed at this path meanwhile; what was written has been deleted.
             RankFailed: another rank could not write its own.
         """
+        take_back()
         share = cast("_StoragePrefix", plan.storage_data)
         fate = share.fate if isinstance(share, _Share) else None
         with failing_together(fate):

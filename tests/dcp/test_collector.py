@@ -9,20 +9,17 @@ from weakref import ref
 
 import pytest
 import torch
-from torch.distributed.checkpoint import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint import DefaultSavePlanner
 from torch.distributed.checkpoint.api import CheckpointException
 
-from aiockpt.dcp import collector
-from aiockpt.dcp.collector import LONGEST_ASIDE_S, collector_paused, set_aside, take_back
-from dcp.checkpoints import Place, emptied
+from aiockpt.dcp.collector import MOST_FREEZES, collector_paused, set_aside
+from dcp.checkpoints import Place
 
 
 @pytest.fixture(autouse=True)
 def collector_on() -> Iterator[None]:
     gc.enable()
-    take_back()
     yield
-    take_back()
     gc.enable()
 
 
@@ -102,45 +99,86 @@ def test_nothing_is_left_frozen() -> None:
     assert gc.get_freeze_count() == 0
 
 
+def test_garbage_that_is_old_is_found_in_the_end() -> None:
+    """Freezing makes the collector forget when it is to look at everything again."""
+    kept = _Cycle()
+    gone = ref(kept)
+    with collector_paused():
+        pass
+    del kept
+    for _ in range(MOST_FREEZES):
+        with collector_paused():
+            pass
+    assert gone() is None
+
+
+def test_a_full_pass_is_not_made_so_soon_after_another() -> None:
+    gc.collect()
+    passes = gc.get_stats()[2]["collections"]
+    for _ in range(MOST_FREEZES):
+        with collector_paused():
+            pass
+    assert gc.get_stats()[2]["collections"] == passes
+
+
+class _Plan:
+    """What planning goes on with."""
+
+
 def _is_looked_at(thing: object) -> bool:
     return any(one is thing for one in gc.get_objects())
 
 
-def test_what_was_set_aside_is_not_looked_at_until_it_is_taken_back() -> None:
+def test_what_was_set_aside_is_not_looked_at_until_the_end() -> None:
     before: list[int] = []
-    set_aside()
+    plan = _Plan()
+    end = set_aside(plan)
     new: list[int] = []
     assert not _is_looked_at(before)
     assert _is_looked_at(new)
-    set_aside()
-    assert not _is_looked_at(new)
-    take_back()
+    end()
     assert _is_old(before)
-    assert _is_old(new)
+    assert _is_looked_at(new)
     assert gc.get_freeze_count() == 0
 
 
+def test_the_end_is_when_the_plan_is_gone() -> None:
+    before: list[int] = []
+    plan = _Plan()
+    set_aside(plan)
+    assert not _is_looked_at(before)
+    del plan
+    assert _is_looked_at(before)
+
+
+def test_the_end_comes_once() -> None:
+    plan = _Plan()
+    set_aside(plan)()
+    gc.freeze()
+    try:
+        del plan
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+
+
 def test_garbage_that_is_made_meanwhile_is_found() -> None:
-    set_aside()
+    plan = _Plan()
+    set_aside(plan)
     gone = ref(_Cycle())
     gc.collect()
-    assert gone() is None
-
-
-def test_young_garbage_is_not_set_aside() -> None:
-    gone = ref(_Cycle())
-    set_aside()
     assert gone() is None
 
 
 def test_garbage_that_was_set_aside_is_found_afterwards() -> None:
-    kept = _Cycle()
+    kept, young, plan = _Cycle(), ref(_Cycle()), _Plan()
     gone = ref(kept)
-    set_aside()
+    end = set_aside(plan)
+    assert young() is None
     del kept
     gc.collect()
     assert gone() is not None
-    take_back()
+    end()
     gc.collect()
     assert gone() is None
 
@@ -148,121 +186,65 @@ def test_garbage_that_was_set_aside_is_found_afterwards() -> None:
 def test_nothing_is_set_aside_if_the_collector_is_off() -> None:
     gc.disable()
     frozen = gc.get_freeze_count()
-    set_aside()
+    plan = _Plan()
+    set_aside(plan)
     assert gc.get_freeze_count() == frozen
 
 
-def test_what_somebody_froze_is_not_taken_back() -> None:
+def test_the_end_does_not_thaw_what_somebody_froze_before() -> None:
     gc.freeze()
     try:
-        set_aside()
+        plan = _Plan()
+        end = set_aside(plan)
         new: list[int] = []
-        take_back()
+        end()
         assert gc.get_freeze_count() > 0
         assert _is_looked_at(new)
     finally:
         gc.unfreeze()
 
 
-def test_a_pause_meanwhile_takes_nothing_back() -> None:
-    before: list[int] = []
-    set_aside()
-    with collector_paused():
-        made: list[int] = []
-    assert not _is_looked_at(before)
-    assert _is_looked_at(made)
-
-
-def test_what_nobody_takes_back_comes_back_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr(collector, "monotonic", lambda: now)
-    before: list[int] = []
-    set_aside()
-    now += LONGEST_ASIDE_S
-    gc.collect(0)
-    assert not _is_looked_at(before)
-    now += 0.1
-    gc.collect(0)
-    assert _is_looked_at(before)
-
-
 STATE = {f"layer.{number}": torch.full((4,), number) for number in range(20)}
 
 
-class _Watch:
-    """Notes at which of a planner's steps the collector would look at an object that was there before."""
+class _Planner(DefaultSavePlanner):
+    """Notes at which of its steps the collector would look at what was there before."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, fails: bool = False) -> None:
+        super().__init__()
         self.looked_at: dict[str, bool] = {}
         self._before: list[int] = []
+        self._fails = fails
 
     def note(self, step: str) -> None:
         self.looked_at[step] = _is_looked_at(self._before)
 
-
-class _SavePlanner(DefaultSavePlanner):
-    def __init__(self, watch: _Watch, fails: bool = False) -> None:
-        super().__init__()
-        self._watch = watch
-        self._fails = fails
-
     def create_local_plan(self) -> Any:
-        self._watch.note("local")
+        self.note("local")
         return super().create_local_plan()
 
     def create_global_plan(self, all_plans: Any) -> Any:
-        self._watch.note("global")
+        self.note("global")
         if self._fails:
             raise ValueError("as meant")
         return super().create_global_plan(all_plans)
 
-    def resolve_data(self, write_item: Any) -> Any:
-        self._watch.note("data")
-        return super().resolve_data(write_item)
+    def finish_plan(self, new_plan: Any) -> Any:
+        self.note("finish")
+        return super().finish_plan(new_plan)
 
 
-class _LoadPlanner(DefaultLoadPlanner):
-    def __init__(self, watch: _Watch) -> None:
-        super().__init__()
-        self._watch = watch
-
-    def create_local_plan(self) -> Any:
-        self._watch.note("local")
-        return super().create_local_plan()
-
-    def create_global_plan(self, global_plan: Any) -> Any:
-        self._watch.note("global")
-        return super().create_global_plan(global_plan)
-
-    def commit_tensor(self, read_item: Any, tensor: torch.Tensor) -> None:
-        self._watch.note("data")
-        super().commit_tensor(read_item, tensor)
-
-
-def test_planning_does_not_have_everything_looked_at(local: Place) -> None:
-    watch = _Watch()
-    local.save(STATE, planner=_SavePlanner(watch))
-    assert watch.looked_at == {"local": False, "global": False, "data": True}
-    watch = _Watch()
-    local.load(emptied(STATE), planner=_LoadPlanner(watch))
-    assert watch.looked_at == {"local": False, "global": False, "data": True}
+def test_a_plan_of_plans_does_not_have_everything_looked_at(local: Place) -> None:
+    planner = _Planner()
+    local.save(STATE, planner=planner)
+    assert planner.looked_at == {"local": True, "global": False, "finish": True}
     assert gc.get_freeze_count() == 0
 
 
-def test_planning_that_fails_is_over_some_time(local: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr(collector, "monotonic", lambda: now)
-    watch = _Watch()
+def test_planning_that_fails_leaves_nothing_set_aside(local: Place) -> None:
+    planner = _Planner(fails=True)
     with pytest.raises(CheckpointException):
-        local.save(STATE, planner=_SavePlanner(watch, fails=True))
-    now += LONGEST_ASIDE_S + 1
-    gc.collect(0)
-    watch.note("afterwards")
-    assert watch.looked_at == {"local": False, "global": False, "afterwards": True}
-
-
-def test_a_path_that_is_taken_is_refused_with_everything_back(local: Place) -> None:
-    local.save(STATE)
-    with pytest.raises(CheckpointException):
-        local.save(STATE, overwrite=False)
-    assert gc.get_freeze_count() == 0
+        local.save(STATE, planner=planner)
+    gc.collect()  # the failure and the frames that hold the plan hold each other
+    planner.note("afterwards")
+    assert planner.looked_at == {"local": True, "global": False, "afterwards": True}

@@ -1,17 +1,17 @@
-"""Python's cyclic garbage collector, kept from looking again and again at what is no garbage.
+"""Python's cyclic garbage collector, kept away while thousands of objects are made at once.
 
-Plans and metadata are thousands of objects that stay for a while. They make the collector look at all that is young,
-and in the end at everything in the process, with the GIL held: 0.2 to 0.3 s each time where little more than torch has
-been imported. While our own code makes them, and nothing waits and no user code runs, the collector is off
-(``collector_paused``). While DCP and the user's planner do, it goes on, and looks only at what is new (``set_aside``).
+It finds nothing in the objects that pickling, unpickling and the items of a plan are made of, but looks at all of them
+again and again, and in the end at everything in the process. It is the process's, and other threads make garbage, too:
+it is paused only where nothing waits and no user code runs (``collector_paused``), and while the user's planner makes a
+plan of plans, it goes on with what is new (``set_aside``).
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from time import monotonic
+from weakref import finalize
 
 #: The generation of what has lived for long enough to be left alone, but by full passes.
 _OLDEST = 2
@@ -20,21 +20,19 @@ _OLDEST = 2
 #: 5400 there.
 _FROZEN_BY_PYTHON = 1000
 
-#: Planning that fails does not tell us. What was set aside for longer is taken back by the next pass.
-LONGEST_ASIDE_S = 60.0
+#: Freezing makes the collector forget how long ago its last full pass was. After so many times, of which a save has two
+#: or three, we make one: a program that has little else to do with the collector would never see another.
+MOST_FREEZES = 32
 
 
-class _Aside:
-    """Until when objects are set aside; None: none are.
+class _SinceFullPass:
+    """How often it has been made to forget since a full pass, the ``passes``-th."""
 
-    Threads may come here in any order: it is noted after freezing and forgotten before thawing, so that nothing stays
-    frozen without it.
-    """
-
-    until: float | None = None
+    passes = 0
+    freezes = 0
 
 
-_aside = _Aside()
+_since = _SinceFullPass()
 
 
 @contextmanager
@@ -48,44 +46,40 @@ def collector_paused() -> Iterator[None]:
     if not gc.isenabled():
         yield
         return
-    gc.collect(_OLDEST - 1)
+    _collect_young()
     gc.disable()
     try:
         yield
     finally:
-        if _aside.until is None and not _somebody_froze():
+        if not _somebody_froze():
             gc.freeze()
             gc.unfreeze()  # which leaves them in the oldest generation
         gc.enable()
 
 
-def set_aside() -> None:
-    """Have the collector look at nothing but what is made from now on, until ``take_back``; may be repeated.
+def set_aside(plan: object) -> Callable[[], object]:
+    """Have the collector look only at what is made from now on, until what is returned is called, or ``plan`` is gone.
 
-    What was young garbage is collected first; what is old and becomes garbage meanwhile is found by the first full pass
-    afterwards. Nothing is done if the collector is off, or if somebody has frozen objects himself (``gc.freeze``); who
-    does so meanwhile has it undone.
+    So it ends if planning fails, of which nobody tells us. What was young garbage is collected first; what is old and
+    becomes garbage meanwhile is found by the first full pass afterwards. Nothing changes if the collector is off, or if
+    somebody has frozen objects himself (``gc.freeze``); who does so meanwhile has it undone.
     """
-    if not gc.isenabled() or (_aside.until is None and _somebody_froze()):
-        return
-    gc.collect(_OLDEST - 1)
+    if not gc.isenabled() or _somebody_froze():
+        return lambda: None
+    _collect_young()
+    ends = finalize(plan, gc.unfreeze)
     gc.freeze()
-    _aside.until = monotonic() + LONGEST_ASIDE_S
-    if _on_pass not in gc.callbacks:
-        gc.callbacks.append(_on_pass)
-
-
-def take_back() -> None:
-    """Have the collector look at everything again; does nothing if nothing has been set aside."""
-    if _aside.until is not None:
-        _aside.until = None
-        gc.unfreeze()
+    return ends
 
 
 def _somebody_froze() -> bool:
     return gc.get_freeze_count() > _FROZEN_BY_PYTHON
 
 
-def _on_pass(phase: str, _: Mapping[str, int]) -> None:
-    if phase == "start" and _aside.until is not None and monotonic() > _aside.until:
-        take_back()
+def _collect_young() -> None:
+    """Collect what would become old by freezing, or everything if that was long ago."""
+    passes = gc.get_stats()[_OLDEST]["collections"]
+    if passes != _since.passes:
+        _since.passes, _since.freezes = passes, 0
+    _since.freezes += 1
+    gc.collect(_OLDEST if _since.freezes > MOST_FREEZES else _OLDEST - 1)

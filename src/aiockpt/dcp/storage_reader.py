@@ -16,7 +16,6 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
 from torch.futures import Future
 
 from aiockpt.config import S3ClientConfig
-from aiockpt.dcp.collector import set_aside, take_back
 from aiockpt.dcp.file_system import S3FileSystem, object_at
 from aiockpt.dcp.items import Catalogue, StoredItem, no_place_for
 from aiockpt.dcp.load import WINDOW_BYTES, LoadPipeline
@@ -149,7 +148,6 @@ class S3StorageReader(FileSystemReader):
         super().set_up_storage_reader(metadata, is_coordinator, *args, **kwargs)
         self._metadata = metadata
         self._recording.current(self._base.uri).rank = kwargs.get("rank") or 0
-        set_aside()  # while DCP plans
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
         """Sort the items by place, and tell the reader constructor their ranges if it wants to know.
@@ -157,14 +155,12 @@ class S3StorageReader(FileSystemReader):
         Raises:
             MetadataError: the metadata has no place for an item.
         """
-        take_back()
         try:
             plan.items.sort(key=lambda item: self.storage_data[item.storage_index].offset)
         except KeyError as error:
             raise no_place_for(error.args[0], self._base) from error
         if isinstance(self._reader_constructor, DCPS3ReaderConstructorProtocol):
             self._reader_constructor.set_item_ranges_by_file(plan.items, self.storage_data, self.path)
-        set_aside()
         return plan
 
     def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
@@ -181,7 +177,6 @@ class S3StorageReader(FileSystemReader):
             S3Exception, MetadataError, TargetMismatch: see ``load.LoadPipeline``.
             RankFailed: another rank could not read its own items.
         """
-        take_back()
         recorder = self._recording.current(self._base.uri)
         with recorder.working(), recorder.phase(Phase.TRANSFER), failing_together(plan.storage_data):
             self._read(plan, planner, recorder)

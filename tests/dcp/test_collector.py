@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from typing import Any
 from weakref import ref
 
 import pytest
-import torch
-from torch.distributed.checkpoint import DefaultSavePlanner
-from torch.distributed.checkpoint.api import CheckpointException
 
-from aiockpt.dcp.collector import MOST_FREEZES, collector_paused, set_aside
-from dcp.checkpoints import Place
+from aiockpt.dcp.collector import MOST_FREEZES, collector_paused
 
 
 @pytest.fixture(autouse=True)
@@ -99,152 +94,55 @@ def test_nothing_is_left_frozen() -> None:
     assert gc.get_freeze_count() == 0
 
 
+def _pause(times: int) -> None:
+    for _ in range(times):
+        with collector_paused():
+            pass
+
+
+def _full_passes() -> int:
+    passes: int = gc.get_stats()[2]["collections"]
+    return passes
+
+
 def test_garbage_that_is_old_is_found_in_the_end() -> None:
-    """Freezing makes the collector forget when it is to look at everything again."""
+    """To be made to count objects as old makes the collector forget when it is to look at everything again."""
     kept = _Cycle()
     gone = ref(kept)
-    with collector_paused():
-        pass
+    _pause(1)
     del kept
-    for _ in range(MOST_FREEZES):
-        with collector_paused():
-            pass
+    _pause(MOST_FREEZES)
     assert gone() is None
 
 
-def test_a_full_pass_is_not_made_so_soon_after_another() -> None:
+def test_a_full_pass_is_made_as_seldom() -> None:
     gc.collect()
-    passes = gc.get_stats()[2]["collections"]
-    for _ in range(MOST_FREEZES):
-        with collector_paused():
-            pass
-    assert gc.get_stats()[2]["collections"] == passes
+    passes = _full_passes()
+    _pause(MOST_FREEZES)
+    assert _full_passes() == passes
+    _pause(1)
+    assert _full_passes() == passes + 1
+    _pause(MOST_FREEZES)
+    assert _full_passes() == passes + 1
 
 
-class _Plan:
-    """What planning goes on with."""
-
-
-def _is_looked_at(thing: object) -> bool:
-    return any(one is thing for one in gc.get_objects())
-
-
-def test_what_was_set_aside_is_not_looked_at_until_the_end() -> None:
-    before: list[int] = []
-    plan = _Plan()
-    end = set_aside(plan)
-    new: list[int] = []
-    assert not _is_looked_at(before)
-    assert _is_looked_at(new)
-    end()
-    assert _is_old(before)
-    assert _is_looked_at(new)
-    assert gc.get_freeze_count() == 0
-
-
-def test_the_end_is_when_the_plan_is_gone() -> None:
-    before: list[int] = []
-    plan = _Plan()
-    set_aside(plan)
-    assert not _is_looked_at(before)
-    del plan
-    assert _is_looked_at(before)
-
-
-def test_the_end_comes_once() -> None:
-    plan = _Plan()
-    set_aside(plan)()
+def test_no_full_pass_is_made_where_somebody_froze() -> None:
+    gc.collect()
+    passes = _full_passes()
     gc.freeze()
     try:
-        del plan
-        assert gc.get_freeze_count() > 0
+        _pause(2 * MOST_FREEZES)
+        assert _full_passes() == passes
     finally:
         gc.unfreeze()
 
 
-def test_garbage_that_is_made_meanwhile_is_found() -> None:
-    plan = _Plan()
-    set_aside(plan)
-    gone = ref(_Cycle())
-    gc.collect()
-    assert gone() is None
-
-
-def test_garbage_that_was_set_aside_is_found_afterwards() -> None:
-    kept, young, plan = _Cycle(), ref(_Cycle()), _Plan()
-    gone = ref(kept)
-    end = set_aside(plan)
-    assert young() is None
-    del kept
-    gc.collect()
-    assert gone() is not None
-    end()
-    gc.collect()
-    assert gone() is None
-
-
-def test_nothing_is_set_aside_if_the_collector_is_off() -> None:
-    gc.disable()
-    frozen = gc.get_freeze_count()
-    plan = _Plan()
-    set_aside(plan)
-    assert gc.get_freeze_count() == frozen
-
-
-def test_the_end_does_not_thaw_what_somebody_froze_before() -> None:
-    gc.freeze()
+def test_a_collector_without_thresholds_is_off_too() -> None:
+    thresholds = gc.get_threshold()
+    gc.set_threshold(0)
     try:
-        plan = _Plan()
-        end = set_aside(plan)
-        new: list[int] = []
-        end()
-        assert gc.get_freeze_count() > 0
-        assert _is_looked_at(new)
+        gone = ref(_Cycle())
+        _pause(2 * MOST_FREEZES)
+        assert gone() is not None
     finally:
-        gc.unfreeze()
-
-
-STATE = {f"layer.{number}": torch.full((4,), number) for number in range(20)}
-
-
-class _Planner(DefaultSavePlanner):
-    """Notes at which of its steps the collector would look at what was there before."""
-
-    def __init__(self, *, fails: bool = False) -> None:
-        super().__init__()
-        self.looked_at: dict[str, bool] = {}
-        self._before: list[int] = []
-        self._fails = fails
-
-    def note(self, step: str) -> None:
-        self.looked_at[step] = _is_looked_at(self._before)
-
-    def create_local_plan(self) -> Any:
-        self.note("local")
-        return super().create_local_plan()
-
-    def create_global_plan(self, all_plans: Any) -> Any:
-        self.note("global")
-        if self._fails:
-            raise ValueError("as meant")
-        return super().create_global_plan(all_plans)
-
-    def finish_plan(self, new_plan: Any) -> Any:
-        self.note("finish")
-        return super().finish_plan(new_plan)
-
-
-def test_a_plan_of_plans_does_not_have_everything_looked_at(local: Place) -> None:
-    planner = _Planner()
-    local.save(STATE, planner=planner)
-    assert planner.looked_at == {"local": True, "global": False, "finish": True}
-    assert gc.get_freeze_count() == 0
-
-
-def test_planning_that_fails_leaves_nothing_set_aside(local: Place) -> None:
-    planner = _Planner(fails=True)
-    with pytest.raises(CheckpointException):
-        local.save(STATE, planner=planner)
-    gc.collect()  # the failure and the frames that hold the plan hold each other
-    planner.note("afterwards")
-    assert planner.looked_at == {"local": True, "global": False, "afterwards": True}
+        gc.set_threshold(*thresholds)

@@ -25,7 +25,6 @@ from aiockpt.blocking.store import Store
 from aiockpt.bridge import Call
 from aiockpt.config import S3ClientConfig
 from aiockpt.dcp.background import background_store
-from aiockpt.dcp.collector import set_aside
 from aiockpt.dcp.commit import Survey, commit, lost, replaced_data, survey, withdraw
 from aiockpt.dcp.file_system import S3FileSystem, object_at
 from aiockpt.dcp.files import split
@@ -94,7 +93,6 @@ class S3StorageWriter(FileSystemWriter):
         self._commits = False  # whether ``finish`` will be called here
         self._survey: Call[Survey] | None = None
         self._replaced: Call[frozenset[str]] | None = None
-        self._end_of_planning: Callable[[], object] | None = None
         self._recording = Recording("save")
 
     @property
@@ -135,15 +133,10 @@ class S3StorageWriter(FileSystemWriter):
             raise RuntimeError(f"Checkpoint already exists at {self.path} and {self.overwrite=}.")
         if self.rank is not None and not self.use_collectives:
             plan = self._with_prefix(plan, self.rank)
-        if self._commits:
-            plan = dataclasses.replace(plan)  # planners keep their own: this one is gone when DCP gives up
-            self._end_of_planning = set_aside(plan)  # while the planner makes one of all plans
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         """Have the prefix strategy name each rank's objects, and give the ranks a fate to share."""
-        if self._end_of_planning is not None:
-            self._end_of_planning()
         return [
             plan if plan.storage_data is not None else self._with_prefix(plan, rank, fate)
             for rank, (plan, fate) in enumerate(zip(plans, shared_fates(len(plans)), strict=True))
@@ -279,7 +272,7 @@ class S3StorageWriter(FileSystemWriter):
         return background_store(cast("S3FileSystem", self.fs).store)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_survey": None, "_replaced": None, "_end_of_planning": None}
+        return {**self.__dict__, "_survey": None, "_replaced": None}
 
     @property
     def _metadata_object(self) -> ObjectId:

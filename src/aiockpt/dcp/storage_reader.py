@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
 from torch.futures import Future
 
 from aiockpt.config import S3ClientConfig
+from aiockpt.dcp.collector import allow_full_passes, put_off_full_passes
 from aiockpt.dcp.file_system import S3FileSystem, object_at
 from aiockpt.dcp.items import Catalogue, StoredItem, no_place_for
 from aiockpt.dcp.load import WINDOW_BYTES, LoadPipeline
@@ -148,6 +149,7 @@ class S3StorageReader(FileSystemReader):
         super().set_up_storage_reader(metadata, is_coordinator, *args, **kwargs)
         self._metadata = metadata
         self._recording.current(self._base.uri).rank = kwargs.get("rank") or 0
+        put_off_full_passes()
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
         """Sort the items by place, and tell the reader constructor their ranges if it wants to know.
@@ -177,6 +179,7 @@ class S3StorageReader(FileSystemReader):
             S3Exception, MetadataError, TargetMismatch: see ``load.LoadPipeline``.
             RankFailed: another rank could not read its own items.
         """
+        allow_full_passes()
         recorder = self._recording.current(self._base.uri)
         with recorder.working(), recorder.phase(Phase.TRANSFER), failing_together(plan.storage_data):
             self._read(plan, planner, recorder)

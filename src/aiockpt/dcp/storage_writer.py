@@ -25,6 +25,7 @@ from aiockpt.blocking.store import Store
 from aiockpt.bridge import Call
 from aiockpt.config import S3ClientConfig
 from aiockpt.dcp.background import background_store
+from aiockpt.dcp.collector import allow_full_passes, put_off_full_passes
 from aiockpt.dcp.commit import Survey, commit, lost, replaced_data, survey, withdraw
 from aiockpt.dcp.file_system import S3FileSystem, object_at
 from aiockpt.dcp.files import split
@@ -122,6 +123,7 @@ class S3StorageWriter(FileSystemWriter):
         self._commits = is_coordinator or not self.use_collectives
         self._recording.begin(self._base.uri, self.rank)
         self._survey = self._start_survey(self.prefix_strategy(self.rank or 0))
+        put_off_full_passes()
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
         """As stock DCP; with rank-local metadata the prefix strategy names the objects here.
@@ -150,6 +152,7 @@ class S3StorageWriter(FileSystemWriter):
             PreconditionFailed: another writer has committed at this path meanwhile; what was written has been deleted.
             RankFailed: another rank could not write its own.
         """
+        allow_full_passes()
         share = cast("_StoragePrefix", plan.storage_data)
         fate = share.fate if isinstance(share, _Share) else None
         with failing_together(fate):

@@ -6,7 +6,9 @@ slowly, in DCP's code as well as in ours.
 Whether the cost of a tensor is flat is measured with Python's collector off, as ``timeit`` does. Its full passes walk
 everything in the process, come once the heap has grown by a quarter, and at 50,000 tensors take up to half a second
 each: one more or less of them, wherever it happens to fall, is as much as the storage takes. The rows with the
-collector on are there, too, and the comparison with the peers is made with them.
+collector on are there, too, and the bars beside the peer are of them. Ours puts full passes off while DCP plans, the
+null storage does not: what it adds there may be less than nothing, and what it takes itself is what the rows without
+the collector say.
 """
 
 from __future__ import annotations
@@ -103,10 +105,10 @@ def small(settings: Settings, *, counts: list[int], objects: list[int]) -> Repor
     with open_storage(settings.place, reserve_bytes=3 * max(counts) * workload.SMALL_BYTES) as storage:
         results: dict[tuple[str, Case], list[Observed]] = {}
         for count in counts:
-            names = [OURS, NULL, *(settings.contenders if count == compared else ())]
-            for its_cases, whose in ((cases, list(dict.fromkeys(names))), (flat, [OURS, NULL])):
-                at_once = [case for case in its_cases if case.count == count]
-                results |= _rounds(whose, count, at_once, storage, settings.rounds)
+            names = list(dict.fromkeys([OURS, NULL, *(settings.contenders if count == compared else ())]))
+            for alike in (cases, flat):
+                at_once = [case for case in alike if case.count == count]
+                results |= _rounds(names, count, at_once, storage, settings.rounds)
     for case in cases + flat:
         _add_rows(report, case, results)
         if case.count == compared and case.collector:

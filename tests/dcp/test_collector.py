@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gc
-import os
-from collections.abc import Iterator
-from threading import Timer
-from threading import enumerate as threads
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 from weakref import ref
 
@@ -16,15 +14,17 @@ from torch.distributed.checkpoint import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.api import CheckpointException
 
 from aiockpt.dcp import collector
-from aiockpt.dcp.collector import MOST_FREEZES, allow_full_passes, collector_paused, put_off_full_passes
+from aiockpt.dcp.collector import (
+    MOST_FREEZES,
+    OBJECTS_BETWEEN,
+    allow_full_passes,
+    put_off_full_passes,
+    without_collector,
+)
 from dcp.checkpoints import Place
 
 #: Not Python's own, so that it shows that they are given back.
 THRESHOLDS = (600, 9, 7)
-
-
-def _clocks() -> list[Timer]:
-    return [thread for thread in threads() if isinstance(thread, Timer)]
 
 
 @pytest.fixture(autouse=True)
@@ -35,18 +35,22 @@ def collector_on() -> Iterator[None]:
     yield
     gc.enable()
     gc.set_threshold(*thresholds)
-    for clock in _clocks():
-        clock.cancel()
-        clock.join()
+
+
+def _made(number: int) -> list[list[int]]:
+    return [[] for _ in range(number)]
 
 
 def test_what_is_made_while_it_is_paused_is_not_looked_at_then_nor_soon_after() -> None:
     collections: list[str] = []
     gc.callbacks.append(lambda phase, _: collections.append(phase))
     try:
-        with collector_paused():
+
+        def work() -> list[list[int]]:
             collections.clear()
-            kept = [[number] for number in range(10 * gc.get_threshold()[0])]
+            return _made(10 * THRESHOLDS[0])
+
+        kept = without_collector(work)
         kept += [[number] for number in range(10)]
         assert not collections
     finally:
@@ -55,22 +59,40 @@ def test_what_is_made_while_it_is_paused_is_not_looked_at_then_nor_soon_after() 
 
 def test_a_collector_that_was_off_stays_off() -> None:
     gc.disable()
-    with collector_paused():
-        pass
+    without_collector(lambda: None)
     assert not gc.isenabled()
 
 
 def test_it_runs_again_after_a_failure() -> None:
-    with pytest.raises(ValueError, match="as meant"), collector_paused():
+    def fail() -> None:
         raise ValueError("as meant")
+
+    with pytest.raises(ValueError, match="as meant"):
+        without_collector(fail)
     assert gc.isenabled()
 
 
-def test_pauses_may_be_nested() -> None:
-    with collector_paused():
-        with collector_paused():
-            pass
-        assert not gc.isenabled()
+@pytest.mark.parametrize("step", ["collect", "disable", "get_freeze_count", "freeze", "unfreeze", "enable"])
+def test_it_runs_again_after_ctrl_c(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python notices signals when a call returns."""
+
+    def interrupted(*args: Any) -> None:
+        getattr(gc, step)(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(collector, "gc", SimpleNamespace(**{**vars(gc), step: interrupted}))
+    with pytest.raises(KeyboardInterrupt):
+        without_collector(lambda: None)
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+
+
+def test_it_may_be_nested() -> None:
+    def work() -> bool:
+        without_collector(lambda: None)
+        return gc.isenabled()
+
+    assert not without_collector(work)
     assert gc.isenabled()
 
 
@@ -79,8 +101,7 @@ def _is_old(thing: object) -> bool:
 
 
 def test_what_was_made_meanwhile_is_old() -> None:
-    with collector_paused():
-        made: list[list[int]] = [[]]
+    made = without_collector(lambda: [[0]])
     assert _is_old(made)
     assert _is_old(made[0])
 
@@ -93,16 +114,14 @@ class _Cycle:
 def test_garbage_does_not_become_old_with_it() -> None:
     """It would lie there, with the tensors that it may hold, until a full pass."""
     gone = ref(_Cycle())
-    with collector_paused():
-        assert gone() is None
+    assert without_collector(gone) is None
 
 
 def test_what_somebody_froze_stays_frozen() -> None:
     frozen: list[list[int]] = [[]]
     gc.freeze()
     try:
-        with collector_paused():
-            made: list[list[int]] = [[]]
+        made = without_collector(lambda: [[0]])
         assert gc.get_freeze_count() > 0
         assert not _is_old(frozen)
         assert not _is_old(made)
@@ -111,15 +130,13 @@ def test_what_somebody_froze_stays_frozen() -> None:
 
 
 def test_nothing_is_left_frozen() -> None:
-    with collector_paused():
-        pass
+    without_collector(lambda: None)
     assert gc.get_freeze_count() == 0
 
 
 def _pause(times: int) -> None:
     for _ in range(times):
-        with collector_paused():
-            pass
+        without_collector(lambda: None)
 
 
 def _full_passes() -> int:
@@ -166,13 +183,13 @@ def test_a_collector_without_thresholds_is_off_too() -> None:
     assert gone() is not None
 
 
-def _so_many_objects() -> list[list[int]]:
-    """As many as bring a full pass about: more than a quarter of what is old."""
-    return [[] for _ in range(len(gc.get_objects(generation=2)) // 2)]
+def _half_as_many_objects() -> int:
+    """As what is old: a quarter brings a full pass about."""
+    return len(gc.get_objects(generation=2)) // 2
 
 
-def _passes_of(work: Any) -> int:
-    """How many full passes came while something was made; it is kept so long."""
+def _full_passes_of(work: Callable[[], object]) -> int:
+    """How many came while something was made, which is kept so long."""
     gc.collect()
     passes = _full_passes()
     made = work()
@@ -182,18 +199,33 @@ def _passes_of(work: Any) -> int:
 
 
 def test_many_new_objects_bring_a_full_pass_about() -> None:
-    assert _passes_of(_so_many_objects) > 0  # or the next test would show nothing
+    assert _full_passes_of(lambda: _made(_half_as_many_objects())) > 0  # or the next test would show nothing
 
 
 def test_full_passes_are_put_off_and_those_that_were_do_not_come_afterwards() -> None:
-    def work() -> list[list[int]]:
+    def work() -> object:
         put_off_full_passes()
-        made = _so_many_objects()
+        made = _made(_half_as_many_objects())
         allow_full_passes()
-        return made + [[] for _ in range(10 * THRESHOLDS[0])]
+        return made + _made(2 * THRESHOLDS[0] * THRESHOLDS[1])
 
-    assert _passes_of(work) == 0
+    assert _full_passes_of(work) == 0
     assert gc.get_threshold() == THRESHOLDS
+
+
+def test_they_are_not_put_off_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planning that fails does not say that it has ended."""
+    many = _half_as_many_objects()
+    monkeypatch.setattr(collector, "OBJECTS_BETWEEN", many)
+
+    def work() -> object:
+        for _ in range(2):  # nor by who tries again
+            put_off_full_passes()
+            made = _made(many)
+        return made
+
+    assert _full_passes_of(work) > 0
+    assert gc.get_threshold() != THRESHOLDS
 
 
 def test_young_garbage_is_found_meanwhile_and_all_of_it_by_who_asks() -> None:
@@ -201,7 +233,7 @@ def test_young_garbage_is_found_meanwhile_and_all_of_it_by_who_asks() -> None:
     gc.collect()
     put_off_full_passes()
     gone, young = ref(old), ref(_Cycle())
-    kept: list[list[int]] = [[] for _ in range(2 * THRESHOLDS[0])]
+    kept = _made(2 * THRESHOLDS[0])
     assert young() is None
     del old
     assert gone() is not None
@@ -211,26 +243,22 @@ def test_young_garbage_is_found_meanwhile_and_all_of_it_by_who_asks() -> None:
     allow_full_passes()
 
 
-def _join_clocks() -> None:
-    for clock in _clocks():
-        clock.join(10)
-        assert not clock.is_alive()
+def test_as_many_objects_lie_between_full_passes_whatever_brings_about_the_others() -> None:
+    for young, middle in (600, 9), (700, 10), (2000, 10), (100, 0):
+        gc.set_threshold(young, middle, 7)
+        put_off_full_passes()
+        assert gc.get_threshold() == (young, middle, OBJECTS_BETWEEN // (young * (middle or 1)))
+        allow_full_passes()
+        assert gc.get_threshold() == (young, middle, 7)
 
 
-def test_they_come_again_in_time_if_nobody_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collector, "LONGEST_S", 0.0)
+def test_who_has_asked_for_fewer_keeps_his_own() -> None:
+    thresholds = 50_000, 20, 100
+    gc.set_threshold(*thresholds)
     put_off_full_passes()
-    _join_clocks()
-    assert gc.get_threshold() == THRESHOLDS
-
-
-def test_the_clock_runs_while_they_are_put_off_and_then_no_more() -> None:
-    put_off_full_passes()
-    (clock,) = _clocks()
-    assert clock.daemon
-    assert clock.interval == collector.LONGEST_S
+    assert gc.get_threshold() == thresholds
     allow_full_passes()
-    _join_clocks()
+    assert gc.get_threshold() == thresholds
 
 
 def test_two_put_them_off_and_the_first_end_counts() -> None:
@@ -240,7 +268,6 @@ def test_two_put_them_off_and_the_first_end_counts() -> None:
     assert gc.get_threshold() == THRESHOLDS
     allow_full_passes()
     assert gc.get_threshold() == THRESHOLDS
-    _join_clocks()  # neither runs on
 
 
 def test_who_sets_the_thresholds_meanwhile_keeps_his_own() -> None:
@@ -257,46 +284,32 @@ def test_who_sets_only_the_first_threshold_meanwhile_has_the_last_given_back() -
     assert gc.get_threshold() == (500, *THRESHOLDS[1:])
 
 
+def test_what_is_given_back_is_not_what_was_put_there_before() -> None:
+    put_off_full_passes()
+    gc.set_threshold(THRESHOLDS[0] // 2)
+    put_off_full_passes()
+    allow_full_passes()
+    assert gc.get_threshold() == (THRESHOLDS[0] // 2, *THRESHOLDS[1:])
+
+
+def test_who_sets_what_he_has_seen_meanwhile_has_it_until_the_next_time() -> None:
+    put_off_full_passes()
+    seen = gc.get_threshold()
+    allow_full_passes()
+    gc.set_threshold(*seen)
+    put_off_full_passes()
+    allow_full_passes()
+    assert gc.get_threshold() == THRESHOLDS
+
+
 @pytest.mark.parametrize("off", [gc.disable, lambda: gc.set_threshold(0)], ids=["disabled", "no threshold"])
-def test_nothing_is_put_off_where_the_collector_is_off(off: Any) -> None:
+def test_nothing_is_put_off_where_the_collector_is_off(off: Callable[[], None]) -> None:
     off()
     thresholds = gc.get_threshold()
     put_off_full_passes()
     assert gc.get_threshold() == thresholds
-    assert not _clocks()
     allow_full_passes()
     assert gc.get_threshold() == thresholds
-
-
-def test_nothing_is_put_off_without_a_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: Timer) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(Timer, "start", refuse)
-    put_off_full_passes()
-    assert gc.get_threshold() == THRESHOLDS
-
-
-def test_ctrl_c_while_the_clock_is_started_leaves_nothing_put_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(_: Timer) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Timer, "start", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        put_off_full_passes()
-    assert gc.get_threshold() == THRESHOLDS
-
-
-def test_a_forked_child_has_its_full_passes() -> None:
-    put_off_full_passes()
-    child = os.fork()
-    if not child:
-        os._exit(gc.get_threshold() != THRESHOLDS)
-    try:
-        assert os.waitpid(child, 0)[1] == 0
-        assert gc.get_threshold() != THRESHOLDS
-    finally:
-        allow_full_passes()
 
 
 STATE = {f"layer.{number}": torch.full((4,), number) for number in range(20)}
@@ -359,18 +372,17 @@ def test_a_save_and_a_load_put_them_off_while_they_are_planned(local: Place) -> 
     local.save(STATE, planner=_SavePlanner(saved))
     local.load(STATE, planner=_LoadPlanner(loaded))
     assert saved.as_they_were == loaded.as_they_were == WHILE_PLANNED
-    _join_clocks()
 
 
 @pytest.mark.parametrize("step", ["local", "global"])
-def test_planning_that_fails_puts_them_off_for_a_time(local: Place, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_that_is_planned_ends_what_planning_that_fails_has_left(local: Place, step: str) -> None:
     local.save(STATE)
-    monkeypatch.setattr(collector, "LONGEST_S", 0.1)
-    with pytest.raises(CheckpointException):
-        local.save(STATE, planner=_SavePlanner(_Notes(step)), overwrite=True)
-    _join_clocks()
-    assert gc.get_threshold() == THRESHOLDS
-    with pytest.raises(CheckpointException):
-        local.load(STATE, planner=_LoadPlanner(_Notes(step)))
-    _join_clocks()
-    assert gc.get_threshold() == THRESHOLDS
+    for fail in (
+        lambda: local.save(STATE, planner=_SavePlanner(_Notes(step)), overwrite=True),
+        lambda: local.load(STATE, planner=_LoadPlanner(_Notes(step))),
+    ):
+        with pytest.raises(CheckpointException):
+            fail()
+        assert gc.get_threshold() != THRESHOLDS
+        local.load(STATE)
+        assert gc.get_threshold() == THRESHOLDS

@@ -34,7 +34,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from aiockpt.dcp import unpickling as room
-from aiockpt.dcp.collector import collector_paused
+from aiockpt.dcp.collector import without_collector
 from aiockpt.dcp.metadata import dump_metadata, load_metadata
 from aiockpt.dcp.opcodes import looked_through
 from aiockpt.errors import MetadataError
@@ -416,24 +416,28 @@ def test_the_message_of_a_refusal_is_short() -> None:
 
 def test_nothing_is_left_to_the_collector() -> None:
     """What a pickler has seen is several times the metadata; in a cycle it would stay until the collector comes."""
-    gc.collect()  # what other tests left
-    with collector_paused():
+
+    def kinds() -> list[type]:
         load(dump_metadata(sample()))
-        kinds = [type(left) for left in gc.get_objects()]
-    assert not [kind for kind in kinds if issubclass(kind, pickle.Pickler | pickle.Unpickler)]
+        return [type(left) for left in gc.get_objects()]
+
+    gc.collect()  # what other tests left
+    assert not [kind for kind in without_collector(kinds) if issubclass(kind, pickle.Pickler | pickle.Unpickler)]
 
 
 def test_nor_is_what_was_loaded() -> None:
     def standing() -> int:
         return sum(issubclass(type(value), MetadataIndex | TensorProperties) for value in gc.get_objects())
 
-    gc.collect()  # what other tests left
-    with collector_paused():
+    def more() -> int:
         before = standing()
         for data in (dump_metadata(sample()), pickle.dumps(sample())[:-40] + b"."):
             with suppress(MetadataError):
                 load(data)
-        assert standing() == before
+        return standing() - before
+
+    gc.collect()  # what other tests left
+    assert without_collector(more) == 0
 
 
 def test_metadata_of_one_length_differ_in_their_crc32() -> None:

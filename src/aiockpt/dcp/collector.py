@@ -2,17 +2,17 @@
 
 It finds nothing in the objects that pickling, unpickling and plans are made of, but looks at all of them again and
 again, and at everything else in the process as often as they have become a quarter more. It is the process's, and other
-threads make garbage, too: it is paused only where nothing waits and no user code runs (``collector_paused``). While DCP
-and the user's planner plan, it only puts its full passes off (``put_off_full_passes``).
+threads make garbage, too: it is off only where nothing waits and no user code runs (``without_collector``). While DCP
+and the user's planner plan, its full passes are put off (``put_off_full_passes``).
 """
 
 from __future__ import annotations
 
 import gc
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import Timer
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 #: The generation of what has lived for long enough to be left alone, but by full passes.
 _OLDEST = 2
@@ -21,15 +21,14 @@ _OLDEST = 2
 #: 5400 there.
 _FROZEN_BY_PYTHON = 1000
 
-#: What we do to make objects old has the collector forget how long ago its last full pass was. After so many times, of
-#: which a save has two to four and a load one, we make one: a program that does little else would never see another.
+#: To have objects made old makes the collector forget how long ago its last full pass was. After so many times, of
+#: which a save of one object has three and a load two, we make one: a program that does little else would never see
+#: another.
 MOST_FREEZES = 32
 
-#: Planning that fails does not tell us, so full passes are not put off for longer. DCP plans for 20,000 tensors in 1 s.
-LONGEST_S = 30.0
-
-#: The threshold of the oldest generation while they are: no process comes so far. Nobody else sets it to this.
-_PUT_OFF = 1_000_000_007
+#: While DCP plans, a full pass comes after about so many new objects, as a save of 150,000 tensors makes, and not after
+#: 70,000. It is no more, as planning that fails does not tell us, and leaves it so until the next.
+OBJECTS_BETWEEN = 2_000_000
 
 
 class _SinceFullPass:
@@ -42,37 +41,44 @@ class _SinceFullPass:
 _since = _SinceFullPass()
 
 
-class _Before:
-    """The threshold that ``_PUT_OFF`` stands in the place of, and what ends that in time."""
+class _Oldest:
+    """The threshold of the oldest generation while full passes are put off, and what it was before."""
 
-    threshold = gc.get_threshold()[_OLDEST]
-    clock: Timer | None = None
-
-
-_before = _Before()
+    meanwhile: int | None = None
+    before = 0
 
 
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """Without the collector, if it was running; what has been made meanwhile counts as old at once.
+_oldest = _Oldest()
+
+
+def without_collector(work: Callable[[], T]) -> T:
+    """``work()`` without the collector, if it was running; what has been made meanwhile counts as old at once.
 
     So the passes that follow do not look at it, as they do at all that is young, until a full one does. That nothing
     else is spared with it, what was young before is collected first. Who has frozen objects himself (``gc.freeze``)
-    keeps them so, and the new ones stay young.
+    keeps them so, and the new ones stay young. Ctrl-C anywhere leaves the collector running.
     """
     if not _is_on():
-        yield
-        return
+        return work()
     gc.collect(_OLDEST if _is_full_pass_due() else _OLDEST - 1)
-    gc.disable()
     try:
-        yield
+        gc.disable()
+        return work()
     finally:
-        if gc.get_freeze_count() <= _FROZEN_BY_PYTHON:
-            gc.freeze()
-            gc.unfreeze()  # which leaves them in the oldest generation
-            _since.freezes += 1
-        gc.enable()
+        try:
+            _make_old()
+        finally:
+            gc.enable()
+
+
+def _make_old() -> None:
+    if gc.get_freeze_count() > _FROZEN_BY_PYTHON:
+        return
+    _since.freezes += 1
+    try:
+        gc.freeze()
+    finally:
+        gc.unfreeze()  # which leaves them in the oldest generation
 
 
 def _is_on() -> bool:
@@ -87,48 +93,33 @@ def _is_full_pass_due() -> bool:
 
 
 def put_off_full_passes() -> None:
-    """Have the collector make no full pass until ``allow_full_passes``, or ``LONGEST_S`` have passed.
+    """Have the collector make fewer full passes, until ``allow_full_passes``; who has asked for as few keeps his own.
 
     It goes on with what is young, and ``gc.collect()`` finds everything. Threads may come to both functions in any
-    order, and Ctrl-C anywhere: a clock is stopped only by who has a later one, or has allowed passes since it ran.
+    order: at the worst a pass comes while one of them plans.
     """
     if not _is_on():
         return
     young, middle, oldest = gc.get_threshold()
-    if oldest != _PUT_OFF:
-        _before.threshold = oldest
-    clock = Timer(LONGEST_S, _restore)
-    clock.daemon = True
-    try:
-        gc.set_threshold(young, middle, _PUT_OFF)
-        clock.start()
-    except RuntimeError:  # no thread can be had: passes come as they come
-        _restore()
-        return
-    except BaseException:
-        _restore()
-        raise
-    earlier, _before.clock = _before.clock, clock
-    if earlier is not None:
-        earlier.cancel()
+    seldom = OBJECTS_BETWEEN // (young * max(middle, 1))
+    if oldest < seldom:
+        if (
+            oldest != _oldest.meanwhile
+        ):  # and thus not ours, which planning that failed has left, or who plans beside us
+            _oldest.before = oldest
+        _oldest.meanwhile = seldom
+        gc.set_threshold(young, middle, seldom)
 
 
 def allow_full_passes() -> None:
-    """The end of what ``put_off_full_passes`` began; what has been made meanwhile counts as old, and brings none about.
+    """The end of what ``put_off_full_passes`` began, for all threads; who has set the threshold meanwhile keeps it.
 
-    Who has set the threshold himself meanwhile keeps his own.
+    What has been made meanwhile counts as old, so that it does not bring the pass about that was put off.
     """
-    clock = _before.clock
-    with collector_paused():
-        _restore()
-    if clock is not None:
-        clock.cancel()
+    without_collector(_give_back)
 
 
-def _restore() -> None:
+def _give_back() -> None:
     young, middle, oldest = gc.get_threshold()
-    if oldest == _PUT_OFF:
-        gc.set_threshold(young, middle, _before.threshold)
-
-
-os.register_at_fork(after_in_child=_restore)  # where no clock runs
+    if oldest == _oldest.meanwhile:
+        gc.set_threshold(young, middle, _oldest.before)

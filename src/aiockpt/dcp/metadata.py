@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
 from aiockpt.crc import crc32
-from aiockpt.dcp.collector import collector_paused
+from aiockpt.dcp.collector import without_collector
 from aiockpt.dcp.pickling import pickled
 from aiockpt.dcp.unpickling import SafeUnpickler
 from aiockpt.errors import MetadataError
@@ -43,8 +43,7 @@ def load_metadata(data: bytes, where: str, allowed: Iterable[type] = ()) -> Meta
     """
     try:
         pickled = _intact(data)
-        with collector_paused():
-            loaded = SafeUnpickler(pickled, where, allowed).load()
+        loaded = without_collector(SafeUnpickler(pickled, where, allowed).load)
         return _checked(loaded, where, len(pickled))
     except MetadataError as exc:
         if where not in str(exc):
@@ -112,6 +111,5 @@ def dump_metadata(metadata: Metadata) -> bytes:
     Behind the pickle follow its CRC32 and a mark: unpicklers stop before them. Shared parts make that necessary, since
     a flipped bit could move a chunk and its place alike, and then nothing would contradict it.
     """
-    with collector_paused():
-        data = pickled(metadata)
+    data = without_collector(lambda: pickled(metadata))
     return data + b"%08x" % crc32(data) + _TRAILER

@@ -31,7 +31,7 @@ from aiockpt.archive.torchsave import Framed, framable, framed, plain, row_major
 from aiockpt.blocking.store import Store
 from aiockpt.blocking.upload import BlockingUpload, ObjectWriter
 from aiockpt.crc import crc32, crc32_combine
-from aiockpt.dcp.collector import collector_paused
+from aiockpt.dcp.collector import without_collector
 from aiockpt.dcp.files import FilePlan, item_nbytes
 from aiockpt.dcp.proof import MOST_WHOLE_BYTES, ProofWriter, attach, packed_whole
 from aiockpt.dcp.snapshot import proof_of
@@ -176,11 +176,12 @@ class SavePipeline:
         for item in items:
             notes.append(self._write_item(writer, item))
             bounds.append(writer.tell())
-        with collector_paused():
-            return [
+        return without_collector(
+            lambda: [
                 _result(item, file, start, end, *note)
                 for item, (start, end), note in zip(items, pairwise(bounds), notes, strict=True)
             ]
+        )
 
     def _write_item(self, writer: ObjectWriter, item: WriteItem) -> _Note:
         if item.type is WriteItemType.BYTE_IO:

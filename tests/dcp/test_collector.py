@@ -16,7 +16,6 @@ from torch.distributed.checkpoint.api import CheckpointException
 from aiockpt.dcp import collector
 from aiockpt.dcp.collector import (
     MOST_FREEZES,
-    OBJECTS_BETWEEN,
     allow_full_passes,
     put_off_full_passes,
     without_collector,
@@ -115,6 +114,26 @@ def test_garbage_does_not_become_old_with_it() -> None:
     """It would lie there, with the tensors that it may hold, until a full pass."""
     gone = ref(_Cycle())
     assert without_collector(gone) is None
+
+
+def test_nor_does_garbage_that_is_no_longer_young() -> None:
+    kept = _Cycle()
+    gone = ref(kept)
+    gc.collect(0)
+    del kept
+    assert without_collector(gone) is None
+
+
+def test_nobody_comes_between_freezing_and_thawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    enabled: list[bool] = []
+
+    def freeze() -> None:
+        enabled.append(gc.isenabled())
+        gc.freeze()
+
+    monkeypatch.setattr(collector, "gc", SimpleNamespace(**{**vars(gc), "freeze": freeze}))
+    without_collector(lambda: None)
+    assert enabled == [False]
 
 
 def test_what_somebody_froze_stays_frozen() -> None:
@@ -243,13 +262,24 @@ def test_young_garbage_is_found_meanwhile_and_all_of_it_by_who_asks() -> None:
     allow_full_passes()
 
 
-def test_as_many_objects_lie_between_full_passes_whatever_brings_about_the_others() -> None:
-    for young, middle in (600, 9), (700, 10), (2000, 10), (100, 0):
-        gc.set_threshold(young, middle, 7)
-        put_off_full_passes()
-        assert gc.get_threshold() == (young, middle, OBJECTS_BETWEEN // (young * (middle or 1)))
-        allow_full_passes()
-        assert gc.get_threshold() == (young, middle, 7)
+@pytest.mark.parametrize(("young", "middle", "seldom"), [(700, 10, 285), (2000, 10, 100), (100, 0, 20_000)])
+def test_as_many_objects_lie_between_full_passes_whatever_brings_about_the_others(
+    young: int, middle: int, seldom: int
+) -> None:
+    gc.set_threshold(young, middle, 7)
+    put_off_full_passes()
+    assert gc.get_threshold() == (young, middle, seldom)
+    allow_full_passes()
+    assert gc.get_threshold() == (young, middle, 7)
+
+
+def test_what_is_given_back_is_what_was_there_this_time() -> None:
+    put_off_full_passes()
+    allow_full_passes()
+    gc.set_threshold(600, 9, 5)
+    put_off_full_passes()
+    allow_full_passes()
+    assert gc.get_threshold() == (600, 9, 5)
 
 
 def test_who_has_asked_for_fewer_keeps_his_own() -> None:

@@ -26,8 +26,8 @@ _FROZEN_BY_PYTHON = 1000
 #: another.
 MOST_FREEZES = 32
 
-#: While DCP plans, a full pass comes after about so many new objects, as a save of 150,000 tensors makes, and not after
-#: 70,000. It is no more, as planning that fails does not tell us, and leaves it so until the next.
+#: While DCP plans, no full pass comes before so many new objects stand, as a save of 150,000 tensors makes; else 70,000
+#: would be enough. It is no more, as planning that fails does not tell us, and leaves it so until another ends.
 OBJECTS_BETWEEN = 2_000_000
 
 
@@ -101,20 +101,16 @@ def put_off_full_passes() -> None:
     if not _is_on():
         return
     young, middle, oldest = gc.get_threshold()
-    seldom = OBJECTS_BETWEEN // (young * max(middle, 1))
-    if oldest < seldom:
-        if (
-            oldest != _oldest.meanwhile
-        ):  # and thus not ours, which planning that failed has left, or who plans beside us
-            _oldest.before = oldest
-        _oldest.meanwhile = seldom
+    seldom = OBJECTS_BETWEEN // (young * (middle or 1))
+    if oldest < seldom and oldest != _oldest.meanwhile:  # else it is ours: planning failed, or another thread plans
+        _oldest.before, _oldest.meanwhile = oldest, seldom
         gc.set_threshold(young, middle, seldom)
 
 
 def allow_full_passes() -> None:
-    """The end of what ``put_off_full_passes`` began, for all threads; who has set the threshold meanwhile keeps it.
+    """The end of what ``put_off_full_passes`` began, for all threads; who has set another threshold meanwhile keeps it.
 
-    What has been made meanwhile counts as old, so that it does not bring the pass about that was put off.
+    What has been made meanwhile counts as old, so that it does not bring the pass about at once that was put off.
     """
     without_collector(_give_back)
 

@@ -179,9 +179,9 @@ class S3StorageReader(FileSystemReader):
             S3Exception, MetadataError, TargetMismatch: see ``load.LoadPipeline``.
             RankFailed: another rank could not read its own items.
         """
-        allow_full_passes()
         recorder = self._recording.current(self._base.uri)
         with recorder.working(), recorder.phase(Phase.TRANSFER), failing_together(plan.storage_data):
+            allow_full_passes()
             self._read(plan, planner, recorder)
         self._recording.finish()
         future: Future[None] = Future()

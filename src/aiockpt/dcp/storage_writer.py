@@ -152,10 +152,10 @@ class S3StorageWriter(FileSystemWriter):
             PreconditionFailed: another writer has committed at this path meanwhile; what was written has been deleted.
             RankFailed: another rank could not write its own.
         """
-        allow_full_passes()
         share = cast("_StoragePrefix", plan.storage_data)
         fate = share.fate if isinstance(share, _Share) else None
         with failing_together(fate):
+            allow_full_passes()
             results = self._write(plan, planner, share.prefix, alone=fate is None)
         future: Future[list[WriteResult]] = Future()
         future.set_result(results)

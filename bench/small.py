@@ -1,7 +1,7 @@
 """Many small tensors: the time that a storage adds to what DCP itself takes.
 
 Each count has processes of its own, as a training has one state dict: Python walks a heap that has held others more
-slowly, in DCP's code as well as in ours.
+slowly, in DCP's code as well as in ours. All counts take turns, as they are compared, too.
 
 Whether the cost of a tensor is flat is measured with Python's collector off, as ``timeit`` does. Its full passes walk
 everything in the process, come once the heap has grown by a quarter, and at 50,000 tensors take up to half a second
@@ -28,7 +28,7 @@ from bench.options import Settings, benchmark
 from bench.report import Bar, Report
 from bench.storage import Storage, open_storage
 from bench.transfer import Observed, WrongBytes, label
-from bench.worker import Worker, take_turns, workers
+from bench.worker import take_turns, workers
 
 ADDED, ADDED_CPU, EACH = "added by the storage, s", "added CPU, s", "added CPU per tensor, µs"
 
@@ -102,13 +102,10 @@ def small(settings: Settings, *, counts: list[int], objects: list[int]) -> Repor
         for split in (objects if count == compared else objects[:1])
     ]
     flat = [Case(what, count, objects[0], collector=False) for what in ("save", "load") for count in counts]
-    with open_storage(settings.place, reserve_bytes=3 * max(counts) * workload.SMALL_BYTES) as storage:
-        results: dict[tuple[str, Case], list[Observed]] = {}
-        for count in counts:
-            names = list(dict.fromkeys([OURS, NULL, *(settings.contenders if count == compared else ())]))
-            for alike in (cases, flat):
-                at_once = [case for case in alike if case.count == count]
-                results |= _rounds(names, count, at_once, storage, settings.rounds)
+    peers = {count: settings.contenders if count == compared else () for count in counts}
+    names = {count: list(dict.fromkeys([OURS, NULL, *peers[count]])) for count in counts}
+    with open_storage(settings.place, reserve_bytes=5 * sum(counts) * workload.SMALL_BYTES) as storage:
+        results = _rounds(names, cases, storage, settings.rounds) | _rounds(names, flat, storage, settings.rounds)
     for case in cases + flat:
         _add_rows(report, case, results)
         if case.count == compared and case.collector:
@@ -122,23 +119,30 @@ def small(settings: Settings, *, counts: list[int], objects: list[int]) -> Repor
 
 
 def _rounds(
-    names: Sequence[str], count: int, cases: Sequence[Case], storage: Storage, rounds: int
+    names: Mapping[int, Sequence[str]], cases: Sequence[Case], storage: Storage, rounds: int
 ) -> dict[tuple[str, Case], list[Observed]]:
-    """Rounds of the cases of one count; each contender saves over its own checkpoints, as a training does."""
-    trials = {name: SmallTrial(contender, count) for name, contender in installed(names).items()}
+    """Rounds of cases, ``names`` by their count; each contender saves over its own checkpoints, as a training does."""
+    trials = {
+        (name, count): SmallTrial(contender, count)
+        for count, its_names in names.items()
+        for name, contender in installed(its_names).items()
+    }
     with workers(trials, storage.environ) as started:
 
-        def measure(name: str, worker: Worker, case: Case) -> Sample:
-            folder = f"{count}-{case.objects}"
-            return worker.measure(case, storage.url(folder if case.what == "load" else f"{folder}-{name}"))
+        def measure(name: str, case: Case) -> Sample:
+            folder = f"{case.count}-{case.objects}"
+            url = storage.url(folder if case.what == "load" else f"{folder}-{name}")
+            return started[name, case.count].measure(case, url)
 
         for case in cases:
             if case.what == "load":
-                started[OURS].measure(Case("save", count, case.objects), storage.url(f"{count}-{case.objects}"))
+                url = storage.url(f"{case.count}-{case.objects}")
+                started[OURS, case.count].measure(Case("save", case.count, case.objects), url)
         works = {
-            (name, case): partial(storage.observe, partial(measure, name, worker, case))
+            (name, case): partial(storage.observe, partial(measure, name, case))
             for case in cases
-            for name, worker in started.items()
+            for name, count in started
+            if count == case.count
         }
         return take_turns(works, rounds=rounds)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from weakref import ref
@@ -345,71 +346,45 @@ def test_nothing_is_put_off_where_the_collector_is_off(off: Callable[[], None]) 
 STATE = {f"layer.{number}": torch.full((4,), number) for number in range(20)}
 
 
-class _Notes:
-    """At which steps of a planner the thresholds are as they were."""
+STEPS = {
+    DefaultSavePlanner: {"create_local_plan": False, "create_global_plan": False, "resolve_data": True},
+    DefaultLoadPlanner: {"create_local_plan": False, "create_global_plan": False, "resolve_tensor": True},
+}
 
-    def __init__(self, fails_at: str | None = None) -> None:
-        self.as_they_were: dict[str, bool] = {}
-        self._fails_at = fails_at
 
-    def __call__(self, step: str) -> None:
-        self.as_they_were[step] = gc.get_threshold() == THRESHOLDS
-        if step == self._fails_at:
+def _planner(kind: type[Any], as_they_were: dict[str, bool], fails_at: str | None = None) -> Any:
+    """A planner that notes at which steps the thresholds are as they were."""
+    planner = kind()
+
+    def note(step: str, method: Callable[..., object], *args: object) -> object:
+        as_they_were[step] = gc.get_threshold() == THRESHOLDS
+        if step == fails_at:
             raise ValueError("as meant")
+        return method(*args)
+
+    for step in STEPS[kind]:
+        setattr(planner, step, partial(note, step, getattr(planner, step)))
+    return planner
 
 
-class _SavePlanner(DefaultSavePlanner):
-    def __init__(self, notes: _Notes) -> None:
-        super().__init__()
-        self._note = notes
-
-    def create_local_plan(self) -> Any:
-        self._note("local")
-        return super().create_local_plan()
-
-    def create_global_plan(self, all_plans: Any) -> Any:
-        self._note("global")
-        return super().create_global_plan(all_plans)
-
-    def resolve_data(self, write_item: Any) -> Any:
-        self._note("data")
-        return super().resolve_data(write_item)
+@pytest.mark.parametrize("kind", STEPS)
+def test_they_are_put_off_while_dcp_plans(local: Place, kind: type[Any]) -> None:
+    as_they_were: dict[str, bool] = {}
+    planner = _planner(kind, as_they_were)
+    if kind is DefaultLoadPlanner:
+        local.save(STATE)
+        local.load(STATE, planner=planner)
+    else:
+        local.save(STATE, planner=planner)
+    assert as_they_were == STEPS[kind]
 
 
-class _LoadPlanner(DefaultLoadPlanner):
-    def __init__(self, notes: _Notes) -> None:
-        super().__init__()
-        self._note = notes
-
-    def create_local_plan(self) -> Any:
-        self._note("local")
-        return super().create_local_plan()
-
-    def create_global_plan(self, global_plan: Any) -> Any:
-        self._note("global")
-        return super().create_global_plan(global_plan)
-
-    def resolve_tensor(self, read_item: Any) -> Any:
-        self._note("data")
-        return super().resolve_tensor(read_item)
-
-
-WHILE_PLANNED = {"local": False, "global": False, "data": True}
-
-
-def test_a_save_and_a_load_put_them_off_while_they_are_planned(local: Place) -> None:
-    saved, loaded = _Notes(), _Notes()
-    local.save(STATE, planner=_SavePlanner(saved))
-    local.load(STATE, planner=_LoadPlanner(loaded))
-    assert saved.as_they_were == loaded.as_they_were == WHILE_PLANNED
-
-
-@pytest.mark.parametrize("step", ["local", "global"])
+@pytest.mark.parametrize("step", ["create_local_plan", "create_global_plan"])
 def test_the_next_that_is_planned_ends_what_planning_that_fails_has_left(local: Place, step: str) -> None:
     local.save(STATE)
     for fail in (
-        lambda: local.save(STATE, planner=_SavePlanner(_Notes(step)), overwrite=True),
-        lambda: local.load(STATE, planner=_LoadPlanner(_Notes(step))),
+        lambda: local.save(STATE, planner=_planner(DefaultSavePlanner, {}, step), overwrite=True),
+        lambda: local.load(STATE, planner=_planner(DefaultLoadPlanner, {}, step)),
     ):
         with pytest.raises(CheckpointException):
             fail()

@@ -129,15 +129,15 @@ def _rounds(
     }
     with workers(trials, storage.environ) as started:
 
+        def url(case: Case, whose: str = "") -> str:
+            return storage.url(f"{case.count}-{case.objects}{whose}")
+
         def measure(name: str, case: Case) -> Sample:
-            folder = f"{case.count}-{case.objects}"
-            url = storage.url(folder if case.what == "load" else f"{folder}-{name}")
-            return started[name, case.count].measure(case, url)
+            return started[name, case.count].measure(case, url(case, f"-{name}" if case.what == "save" else ""))
 
         for case in cases:
             if case.what == "load":
-                url = storage.url(f"{case.count}-{case.objects}")
-                started[OURS, case.count].measure(Case("save", case.count, case.objects), url)
+                started[OURS, case.count].measure(Case("save", case.count, case.objects), url(case))
         works = {
             (name, case): partial(storage.observe, partial(measure, name, case))
             for case in cases

@@ -15,12 +15,7 @@ from torch.distributed.checkpoint import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.api import CheckpointException
 
 from aiockpt.dcp import collector
-from aiockpt.dcp.collector import (
-    MOST_FREEZES,
-    allow_full_passes,
-    put_off_full_passes,
-    without_collector,
-)
+from aiockpt.dcp.collector import MOST_FREEZES, allow_full_passes, put_off_full_passes, without_collector
 from dcp.checkpoints import Place
 
 #: Not Python's own, so that it shows that they are given back.
@@ -32,6 +27,7 @@ def collector_on() -> Iterator[None]:
     thresholds = gc.get_threshold()
     gc.enable()
     gc.set_threshold(*THRESHOLDS)
+    gc.unfreeze()  # what Python 3.12 froze itself
     yield
     gc.enable()
     gc.set_threshold(*thresholds)
@@ -43,15 +39,15 @@ def _made(number: int) -> list[list[int]]:
 
 def test_what_is_made_while_it_is_paused_is_not_looked_at_then_nor_soon_after() -> None:
     collections: list[str] = []
+
+    def work() -> list[list[int]]:
+        collections.clear()
+        return _made(10 * THRESHOLDS[0])
+
     gc.callbacks.append(lambda phase, _: collections.append(phase))
     try:
-
-        def work() -> list[list[int]]:
-            collections.clear()
-            return _made(10 * THRESHOLDS[0])
-
         kept = without_collector(work)
-        kept += [[number] for number in range(10)]
+        kept += _made(10)
         assert not collections
     finally:
         gc.callbacks.pop()
@@ -301,18 +297,14 @@ def test_two_put_them_off_and_the_first_end_counts() -> None:
     assert gc.get_threshold() == THRESHOLDS
 
 
-def test_who_sets_the_thresholds_meanwhile_keeps_his_own() -> None:
+@pytest.mark.parametrize(
+    ("his", "afterwards"), [((500, 6, 5), (500, 6, 5)), ((500,), (500, *THRESHOLDS[1:]))], ids=["all", "the first"]
+)
+def test_who_sets_thresholds_meanwhile_keeps_his_own(his: tuple[int, ...], afterwards: tuple[int, ...]) -> None:
     put_off_full_passes()
-    gc.set_threshold(500, 6, 5)
+    gc.set_threshold(*his)
     allow_full_passes()
-    assert gc.get_threshold() == (500, 6, 5)
-
-
-def test_who_sets_only_the_first_threshold_meanwhile_has_the_last_given_back() -> None:
-    put_off_full_passes()
-    gc.set_threshold(500)
-    allow_full_passes()
-    assert gc.get_threshold() == (500, *THRESHOLDS[1:])
+    assert gc.get_threshold() == afterwards
 
 
 def test_what_is_given_back_is_not_what_was_put_there_before() -> None:
@@ -345,7 +337,7 @@ def test_nothing_is_put_off_where_the_collector_is_off(off: Callable[[], None]) 
 
 STATE = {f"layer.{number}": torch.full((4,), number) for number in range(20)}
 
-
+#: A planner's steps, and whether the thresholds are as they were.
 STEPS = {
     DefaultSavePlanner: {"create_local_plan": False, "create_global_plan": False, "resolve_data": True},
     DefaultLoadPlanner: {"create_local_plan": False, "create_global_plan": False, "resolve_tensor": True},
